@@ -1,0 +1,235 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"huck/imager/image"
+)
+
+// Paths of the boot server.
+//
+// For the appliance:
+//
+//	POST /v1/nodes                          Inventory → Registered
+//	GET  /v1/nodes/NODE/assignment?after=N  → Assignment; held up to LongPoll while its Serial is still N
+//	POST /v1/nodes/NODE/events              []Event → 204
+//
+// All but the first need the token of Registered.
+//
+// For operators, on the loopback interface only unless configured otherwise:
+//
+//	GET    /v1/nodes                        → []Node
+//	PUT    /v1/nodes/NODE/assignment        AssignRequest → Assignment
+//	DELETE /v1/nodes/NODE/assignment        → 204
+//	GET    /v1/events?follow=1&node=NODE    → one Event a line
+const (
+	PathNodes  = "/v1/nodes"
+	PathEvents = "/v1/events"
+)
+
+// Inventory is what a machine knows of itself when its appliance registers.
+type Inventory struct {
+	// MACs of all its Ethernet interfaces, the one that reached the server first.
+	MACs []string `json:"macs"`
+	// SystemUUID and Serial are SMBIOS type 1; empty where the firmware has none.
+	SystemUUID   string `json:"system_uuid,omitempty"`
+	Serial       string `json:"serial,omitempty"`
+	Manufacturer string `json:"manufacturer,omitempty"`
+	Product      string `json:"product,omitempty"`
+	// CPUs is the number of logical processors, Memory the RAM in bytes.
+	CPUs   int   `json:"cpus"`
+	Memory int64 `json:"memory"`
+	// Firmware is "bios" or "uefi".
+	Firmware string `json:"firmware"`
+	Disks    []Disk `json:"disks"`
+	// Address is the machine's own IP address.
+	Address string `json:"address,omitempty"`
+	// BootID is new at every start of the appliance.
+	BootID string `json:"boot_id"`
+	// Version is the appliance's.
+	Version string `json:"version,omitempty"`
+}
+
+// Disk is what a machine tells of one of its disks; Rule matches on it.
+type Disk struct {
+	// Path is the device node; it can differ at every start.
+	Path string `json:"path"`
+	// Size and SectorSize (logical) are in bytes.
+	Size       int64  `json:"size"`
+	SectorSize int    `json:"sector_size"`
+	Serial     string `json:"serial,omitempty"`
+	WWN        string `json:"wwn,omitempty"`
+	Model      string `json:"model,omitempty"`
+	// Transport is nvme, sata, sas, scsi, virtio, usb, mmc or empty.
+	Transport  string `json:"transport,omitempty"`
+	Rotational bool   `json:"rotational,omitempty"`
+	// Removable, ReadOnly and Boot disks never qualify as a target. Boot is
+	// the medium the appliance was booted from.
+	Removable bool `json:"removable,omitempty"`
+	ReadOnly  bool `json:"read_only,omitempty"`
+	Boot      bool `json:"boot,omitempty"`
+}
+
+// Registered answers a registration.
+type Registered struct {
+	// Node is the node's ID for the other paths.
+	Node string `json:"node"`
+	// Token authorises this boot of this node.
+	Token string `json:"token"`
+	// Known is false if no operator has ever assigned anything to the node.
+	Known bool `json:"known"`
+}
+
+// Action is what a node is to do now.
+type Action string
+
+// The actions.
+const (
+	// ActionWait: do nothing and ask again.
+	ActionWait Action = "wait"
+	// ActionInstall: put the image on the target disk, then Then.
+	ActionInstall Action = "install"
+	// ActionBoot: start the system on the target disk.
+	ActionBoot Action = "boot"
+)
+
+// Then is what a node does after an installation.
+type Then string
+
+// The ways to go on.
+const (
+	ThenKexec    Then = "kexec"
+	ThenReboot   Then = "reboot"
+	ThenPoweroff Then = "poweroff"
+	ThenWait     Then = "wait"
+)
+
+// ParseThen reads one of kexec, reboot, poweroff, wait.
+func ParseThen(s string) (Then, error) {
+	switch t := Then(s); t {
+	case ThenKexec, ThenReboot, ThenPoweroff, ThenWait:
+		return t, nil
+	}
+	return "", fmt.Errorf("api: %q is none of kexec, reboot, poweroff, wait", s)
+}
+
+// AssignRequest is what an operator asks for.
+type AssignRequest struct {
+	Ref       string `json:"ref"`
+	Disk      string `json:"disk"` // a Rule
+	EveryBoot bool   `json:"every_boot"`
+	Then      Then   `json:"then"`
+}
+
+// Assignment tells a node what to do.
+type Assignment struct {
+	// Serial changes whenever the assignment does; 0 is "none yet".
+	Serial uint64 `json:"serial"`
+	Action Action `json:"action"`
+	// Ref is the full reference, digest included, resolved when assigned.
+	Ref       string   `json:"ref,omitempty"`
+	Digest    image.ID `json:"digest,omitzero"`
+	Disk      string   `json:"disk,omitempty"`
+	EveryBoot bool     `json:"every_boot,omitempty"`
+	Then      Then     `json:"then,omitempty"`
+}
+
+// Node is what the server knows of a machine.
+type Node struct {
+	ID        string    `json:"id"`
+	Inventory Inventory `json:"inventory"`
+	// Known is false for a machine nobody has assigned anything to.
+	Known      bool        `json:"known"`
+	Assignment *Assignment `json:"assignment,omitempty"`
+	// State is the last step and how it went, e.g. "receive running".
+	State    string    `json:"state"`
+	Progress *Progress `json:"progress,omitempty"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
+}
+
+// EventType says what an event tells.
+type EventType string
+
+// The event types.
+const (
+	// EventStep: a step of the appliance began, ended or failed.
+	EventStep EventType = "step"
+	// EventProgress: bytes moved; kept in memory only.
+	EventProgress EventType = "progress"
+	// EventVerified: the read-back of the disk equals the map; Data is Verified.
+	EventVerified EventType = "verified"
+	// EventInstalled: an installation is complete; Data is the done line of
+	// `imager receive` (Result).
+	EventInstalled EventType = "installed"
+	// EventLog: a log record of the appliance.
+	EventLog EventType = "log"
+	// EventNode: the server's own words about a node (seen, assigned, …).
+	EventNode EventType = "node"
+	// EventServer: the server's own words about itself.
+	EventServer EventType = "server"
+)
+
+// StepState is how a step stands.
+type StepState string
+
+// The states of a step.
+const (
+	StepRunning StepState = "running"
+	StepDone    StepState = "done"
+	StepFailed  StepState = "failed"
+)
+
+// Event is something that happened, as nodes report it and `bootserver events`
+// prints it, one a line.
+type Event struct {
+	Time  time.Time `json:"time"`
+	Node  string    `json:"node,omitempty"`
+	Boot  string    `json:"boot,omitempty"` // BootID
+	Type  EventType `json:"type"`
+	Step  string    `json:"step,omitempty"`
+	State StepState `json:"state,omitempty"`
+	// Seconds is how long the step took.
+	Seconds float64 `json:"seconds,omitempty"`
+	Message string  `json:"message,omitempty"`
+	// Error names the cause; empty if nothing failed.
+	Error    string          `json:"error,omitempty"`
+	Progress *Progress       `json:"progress,omitempty"`
+	Data     json.RawMessage `json:"data,omitempty"`
+}
+
+// Progress of an installation, in bytes of decoded chunks unless said
+// otherwise.
+type Progress struct {
+	// Total is the image's used bytes.
+	Total int64 `json:"total"`
+	// Planned have been compared with the disk, InPlace were found there.
+	Planned int64 `json:"planned"`
+	InPlace int64 `json:"in_place"`
+	// Written are on their way to the disk or there.
+	Written int64 `json:"written"`
+	// Received counts encoded bytes by transport: multicast, http, store.
+	Received map[string]int64 `json:"received,omitempty"`
+}
+
+// Verified is the Data of EventVerified.
+type Verified struct {
+	Digest  image.ID `json:"digest"`
+	Regions int      `json:"regions"`
+	// Differ counts regions whose content is not the image's.
+	Differ int `json:"differ"`
+}
+
+// Result is the line that install and receive end with (DESIGN.md section 12).
+type Result struct {
+	Event         string           `json:"event"` // "done"
+	Image         string           `json:"image"` // "@DIGEST"
+	ImageBytes    int64            `json:"image_bytes"`
+	EncodedBytes  int64            `json:"encoded_bytes"`
+	Received      map[string]int64 `json:"received"`
+	RepairBytes   int64            `json:"repair_bytes"`
+	ChunksInPlace int              `json:"chunks_in_place"`
+	WrittenBytes  int64            `json:"written_bytes"`
+	Seconds       float64          `json:"seconds"`
+}

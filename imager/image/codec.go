@@ -1,0 +1,131 @@
+package image
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Encoder encodes chunks. It is not safe for concurrent use: every worker has
+// its own.
+type Encoder struct{ z *zstd.Encoder }
+
+// NewEncoder returns an encoder that uses one core.
+func NewEncoder() *Encoder {
+	// The only errors are about option values, and these are constants.
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(RegionSize), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic(err)
+	}
+	return &Encoder{z}
+}
+
+// Encode appends the encoded form of chunk to dst: a zstd frame, or the chunk
+// itself where that is not longer (FORMAT.md, Encoded chunk).
+func (e *Encoder) Encode(dst, chunk []byte) []byte {
+	n := len(dst)
+	dst = e.z.EncodeAll(chunk, dst)
+	if len(dst)-n >= len(chunk) {
+		dst = append(dst[:n], chunk...)
+	}
+	return dst
+}
+
+// Decoder decodes and verifies chunks. It is not safe for concurrent use:
+// every worker has its own.
+type Decoder struct{ z *zstd.Decoder }
+
+// NewDecoder returns a decoder that uses one core and refuses frames that
+// would grow beyond a region.
+func NewDecoder() *Decoder {
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(RegionSize),
+		zstd.WithDecoderMaxWindow(RegionSize), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		panic(err)
+	}
+	return &Decoder{z}
+}
+
+// ChunkError tells that an encoded chunk does not decode to what its ID
+// promises.
+type ChunkError struct {
+	ID  ID
+	Why string
+}
+
+func (e *ChunkError) Error() string {
+	return fmt.Sprintf("image: chunk %s: %s", e.ID.Short(), e.Why)
+}
+
+// Decode decodes encoded into buf, whose capacity must be at least size, and
+// verifies that the result has the ID and size bytes. The result may alias
+// encoded. Any error is a *ChunkError.
+func (d *Decoder) Decode(buf, encoded []byte, id ID, size int) ([]byte, error) {
+	chunk := encoded
+	switch {
+	case len(encoded) > size:
+		return nil, &ChunkError{id, fmt.Sprintf("%d encoded bytes for a chunk of %d", len(encoded), size)}
+	case len(encoded) < size:
+		var err error
+		if chunk, err = d.z.DecodeAll(encoded, buf[:0:size]); err != nil {
+			return nil, &ChunkError{id, "does not decode: " + err.Error()}
+		}
+		if len(chunk) != size {
+			return nil, &ChunkError{id, fmt.Sprintf("decodes to %d bytes, want %d", len(chunk), size)}
+		}
+	}
+	if got := Sum(chunk); got != id {
+		return nil, &ChunkError{id, "content hashes to " + got.Short()}
+	}
+	return chunk, nil
+}
+
+// Tag returns the encoding tag: the first 32 bits, little-endian, of the hash
+// of an encoded chunk. It tells two encodings of one chunk apart.
+func Tag(encoded []byte) uint32 {
+	id := Sum(encoded)
+	return binary.LittleEndian.Uint32(id[:])
+}
+
+// CompressMap returns a chunk map's bytes as they are stored and sent: one
+// zstd frame.
+func CompressMap(b []byte) ([]byte, error) {
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("image: compress map: %v", err)
+	}
+	if _, err := z.Write(b); err != nil {
+		return nil, fmt.Errorf("image: compress map: %v", err)
+	}
+	if err := z.Close(); err != nil {
+		return nil, fmt.Errorf("image: compress map: %v", err)
+	}
+	return out.Bytes(), nil
+}
+
+// OpenMap decompresses and parses the chunk map that man names and verifies
+// its digest.
+func OpenMap(compressed io.Reader, man *Manifest) (*Map, error) {
+	want := mapHeader + man.Map.Regions*mapEntry
+	z, err := zstd.NewReader(compressed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, fmt.Errorf("image: chunk map: %v", err)
+	}
+	defer z.Close()
+	b, err := io.ReadAll(io.LimitReader(z, int64(want)+1))
+	if err != nil {
+		return nil, fmt.Errorf("image: chunk map: %v: %w", err, ErrFormat)
+	}
+	if len(b) != want {
+		return nil, fmt.Errorf("image: chunk map: not the %d bytes of %d regions: %w", want, man.Map.Regions, ErrFormat)
+	}
+	if got := Sum(b); got != man.Map.Digest {
+		return nil, fmt.Errorf("image: chunk map hashes to %s, the manifest says %s: %w", got.Short(), man.Map.Digest.Short(), ErrFormat)
+	}
+	return ParseMap(b, man.DiskSize)
+}
