@@ -1,0 +1,114 @@
+package usedmap
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+
+	"huck/imager/usedmap/internal/probe"
+)
+
+// signature tells a kind of content that is known by name only.
+type signature struct {
+	content string
+	at      int64
+	magic   string
+	// uuid and label, if not 0, are offsets relative to at; labelLen is the
+	// label's length.
+	uuid, label int64
+	labelLen    int
+}
+
+// signatures are from the kernel's and util-linux's descriptions of each.
+func signatures() []signature {
+	return []signature{
+		{content: "xfs", magic: "XFSB", uuid: 32, label: 108, labelLen: 12},
+		{content: "btrfs", at: 0x10040, magic: "_BHRfS_M", uuid: -32, label: 0xeb, labelLen: 256},
+		{content: "ntfs", at: 3, magic: "NTFS    "},
+		{content: "exfat", at: 3, magic: "EXFAT   "},
+		{content: "BitLocker", at: 3, magic: "-FVE-FS-"},
+		{content: "crypto_LUKS", magic: "LUKS\xba\xbe"},
+		{content: "LVM2_member", at: 0x000 + 24, magic: "LVM2 001"},
+		{content: "LVM2_member", at: 0x200 + 24, magic: "LVM2 001"},
+		{content: "LVM2_member", at: 0x400 + 24, magic: "LVM2 001"},
+		{content: "LVM2_member", at: 0x600 + 24, magic: "LVM2 001"},
+		{content: "linux_raid_member", magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
+		{content: "linux_raid_member", at: 4096, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
+		{content: "f2fs", at: 1024, magic: "\x10\x20\xf5\xf2", uuid: 108},
+		{content: "iso9660", at: 0x8001, magic: "CD001", label: 39, labelLen: 32},
+		{content: "squashfs", magic: "hsqs"},
+		{content: "erofs", at: 1024, magic: "\xe2\xe1\xf5\xe0", uuid: 48, label: 64, labelLen: 16},
+		{content: "bcache", at: 4096 + 24, magic: "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", uuid: 16},
+		{content: "jfs", at: 0x8000, magic: "JFS1", uuid: 136, label: 152, labelLen: 16},
+		{content: "reiserfs", at: 0x10034, magic: "ReIsEr"},
+	}
+}
+
+// mdMagic begins an MD superblock, little-endian (Linux,
+// include/uapi/linux/raid/md_p.h).
+const mdMagic = "\xfc\x4e\x2b\xa9"
+
+// named recognises content that is always taken whole.
+func named(r io.ReaderAt, size int64) (*Result, error) {
+	head := make([]byte, min(size, 0x10400))
+	if err := probe.Read(r, head, 0); err != nil {
+		return nil, err
+	}
+	for _, s := range signatures() {
+		if !at(head, s.at, s.magic) {
+			continue
+		}
+		res := &Result{Content: s.content}
+		if s.uuid != 0 {
+			res.UUID = probe.UUID(field(head, s.at+s.uuid, 16))
+		}
+		if s.label != 0 {
+			res.Label = text(field(head, s.at+s.label, s.labelLen))
+		}
+		if s.content == "crypto_LUKS" {
+			res.UUID = text(field(head, 168, 40)) // LUKS1 and LUKS2 have it there, in letters
+		}
+		return res.TakeWhole("used blocks of %s are not known to this program", s.content), nil
+	}
+	return mdAtEnd(r, size)
+}
+
+// mdAtEnd finds the MD superblocks that stand at a device's end, so that a
+// mirror's half looks like the filesystem on it: versions 1.0 and 0.90.
+func mdAtEnd(r io.ReaderAt, size int64) (*Result, error) {
+	sectors := size / 512
+	for _, p := range []struct {
+		at    int64
+		major uint32
+	}{{(sectors - 16) &^ 7 * 512, 1}, {size&^0xffff - 0x10000, 0}} {
+		if p.at < 0 || size < 0x20000 {
+			continue
+		}
+		b := make([]byte, 64)
+		if err := probe.Read(r, b, p.at); err != nil {
+			return nil, err
+		}
+		if at(b, 0, mdMagic) && binary.LittleEndian.Uint32(b[4:]) == p.major {
+			res := &Result{Content: "linux_raid_member"}
+			return res.TakeWhole("used blocks of a RAID member are not known to this program"), nil
+		}
+	}
+	return nil, nil
+}
+
+func at(b []byte, off int64, magic string) bool {
+	return bytes.HasPrefix(b[min(off, int64(len(b))):], []byte(magic))
+}
+
+// field returns n bytes at off, zeros where b is too short.
+func field(b []byte, off int64, n int) []byte {
+	f := make([]byte, n)
+	copy(f, b[min(off, int64(len(b))):])
+	return f
+}
+
+// text returns a padded name without its padding.
+func text(b []byte) string {
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(bytes.TrimRight(b, " "))
+}

@@ -1,0 +1,90 @@
+// Package usedmap finds out what a partition holds, by its content and not by
+// its type code, and which of its bytes are used. It reads through an
+// io.ReaderAt and trusts nothing it reads: offsets, lengths and counts are
+// checked, checksums verified where the filesystem has them, and whatever
+// does not add up makes the partition one that must be taken whole.
+//
+// Used bytes are all that the filesystem, its checker and its boot code may
+// read: data, metadata, backup superblocks, boot sectors. The space between a
+// filesystem's end and the partition's end is not used.
+package usedmap
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"huck/imager/image"
+	"huck/imager/usedmap/ext"
+	"huck/imager/usedmap/fat"
+	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/swap"
+)
+
+type (
+	// Result is what Probe found.
+	Result = probe.Result
+	// Set is a set of used bytes.
+	Set = probe.Set
+	// Refused is the error about content that is in use or damaged.
+	Refused = probe.Refused
+)
+
+// Probe finds out what the partition in r, size bytes long, holds. Offsets in
+// the result are relative to the partition. An error is a *Refused (mounted,
+// dirty, hibernated, …) or one of reading; the result is valid beside an error
+// too, and then takes the partition whole.
+func Probe(r io.ReaderAt, size int64) (Result, error) {
+	if size < 0 || size > image.MaxDiskSize {
+		return Result{}, fmt.Errorf("usedmap: partition size %d outside 0 to %d", size, int64(image.MaxDiskSize))
+	}
+	var found []*Result
+	var refused error
+	for _, p := range []func(io.ReaderAt, int64) (*Result, error){named, ext.Probe, fat.Probe, swap.Probe} {
+		res, err := p(r, size)
+		var no *Refused
+		if err != nil && !errors.As(err, &no) {
+			if res == nil {
+				res = &Result{Content: "unknown"}
+			}
+			return *res.TakeWhole("it could not be read: %v", err), err
+		}
+		if res != nil {
+			found = append(found, res)
+		}
+		if err != nil {
+			refused = err
+		}
+	}
+	switch len(found) {
+	case 0:
+		return blank(r, size)
+	case 1:
+		return *found[0], refused
+	}
+	var names []string
+	for _, f := range found {
+		names = append(names, f.Content)
+	}
+	// Half a mirror, or a leftover of an earlier filesystem. Which of them counts
+	// cannot be told, so none is believed, and one in use is enough to refuse.
+	res := Result{Content: "unknown"}
+	return *res.TakeWhole("it looks like %s at once", strings.Join(names, " and ")), refused
+}
+
+// blank tells a partition that begins with zeros from one we do not know.
+func blank(r io.ReaderAt, size int64) (Result, error) {
+	b := make([]byte, min(size, 1<<20))
+	res := Result{Content: "unknown"}
+	if err := probe.Read(r, b, 0); err != nil {
+		return *res.TakeWhole("it could not be read: %v", err), err
+	}
+	for _, c := range b {
+		if c != 0 {
+			return *res.TakeWhole("its content is unknown"), nil
+		}
+	}
+	res.Content = "empty"
+	return *res.TakeWhole("it begins with zeros, which tells nothing of the rest"), nil
+}

@@ -1,0 +1,165 @@
+package usedmap_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"huck/imager/usedmap"
+)
+
+func TestSwap(t *testing.T) {
+	for _, page := range []string{"4096", "8192", "65536"} {
+		path := newFile(t, 8*mib)
+		run(t, "mkswap", "-p", page, "-L", "swap-label", "-U", "b3b1a2c4-1111-4000-8000-000000000001", path)
+		used := mustProbe(t, path, "swap")
+		res, err := probe(t, path)
+		if err != nil || res.UUID != "b3b1a2c4-1111-4000-8000-000000000001" || res.Label != "swap-label" {
+			t.Errorf("%+v, error %v", res, err)
+		}
+		if used.Bytes() != number(t, page) {
+			t.Errorf("%d bytes used of pages of %s", used.Bytes(), page)
+		}
+		copied := garbageCopy(t, path, used)
+		if a, b := run(t, "blkid", "-p", "-o", "export", path), run(t, "blkid", "-p", "-o", "export", copied); strings.ReplaceAll(b, copied, path) != a {
+			t.Errorf("blkid says\n%s\nof the copy\n%s", a, b)
+		}
+		patch(t, path, number(t, page)-10, func(b []byte) { copy(b, "S1SUSPEND\x00") })
+		wantRefused(t, path, "hibernated")
+	}
+}
+
+func TestSwapWhole(t *testing.T) {
+	for want, edit := range map[string]func(b []byte){
+		"of a version":  func(b []byte) { b[0] = 2 },
+		"the partition": func(b []byte) { b[6] = 1 },
+	} {
+		path := newFile(t, 8*mib)
+		run(t, "mkswap", path)
+		patch(t, path, 1024, edit)
+		if res, err := probe(t, path); err != nil || res.Used != nil || !strings.Contains(res.Whole, want) {
+			t.Errorf("%+v, error %v, want %q", res, err, want)
+		}
+	}
+	path := newFile(t, 8*mib)
+	patch(t, path, 4086, func(b []byte) { copy(b, "SWAP-SPACE") })
+	if res, err := probe(t, path); err != nil || res.Content != "swap" || res.Used != nil {
+		t.Errorf("%+v, error %v", res, err)
+	}
+}
+
+// TestNamed has the real tools make what is known by name only.
+func TestNamed(t *testing.T) {
+	for _, c := range []struct {
+		content, uuid, label string
+		size                 int64
+		cmd                  string // the path follows
+	}{
+		{"xfs", "b3b1a2c4-1111-4000-8000-000000000001", "lab", 300 * mib, "mkfs.xfs -q -L lab -m uuid=b3b1a2c4-1111-4000-8000-000000000001"},
+		{"btrfs", "b3b1a2c4-1111-4000-8000-000000000001", "lab", 120 * mib, "mkfs.btrfs -q -L lab -U b3b1a2c4-1111-4000-8000-000000000001"},
+		{"ntfs", "", "", 20 * mib, "mkfs.ntfs -q -F -Q"},
+		{"exfat", "", "", 20 * mib, "mkfs.exfat"},
+		{"f2fs", "b3b1a2c4-1111-4000-8000-000000000001", "", 100 * mib, "mkfs.f2fs -q -f -U b3b1a2c4-1111-4000-8000-000000000001"},
+		{"crypto_LUKS", "b3b1a2c4-1111-4000-8000-000000000001", "", 32 * mib,
+			"cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file KEY --uuid b3b1a2c4-1111-4000-8000-000000000001"},
+	} {
+		t.Run(c.content, func(t *testing.T) {
+			path := newFile(t, c.size)
+			key := newFile(t, 32)
+			cmd := strings.Fields(strings.ReplaceAll(c.cmd, "KEY", key))
+			run(t, cmd[0], append(cmd[1:], path)...)
+			res, err := probe(t, path)
+			if err != nil || res.Content != c.content || res.UUID != c.uuid || res.Label != c.label {
+				t.Errorf("%+v, error %v", res, err)
+			}
+			if res.Used != nil || !strings.Contains(res.Whole, c.content) {
+				t.Errorf("%+v", res)
+			}
+		})
+	}
+}
+
+// TestSignatures has what its makers make only as root or not at all.
+func TestSignatures(t *testing.T) {
+	md := "\xfc\x4e\x2b\xa9"
+	for name, c := range map[string]struct {
+		content string
+		size    int
+		marks   map[int]string
+	}{
+		"lvm":               {"LVM2_member", mib, map[int]string{512: "LABELONE", 536: "LVM2 001"}},
+		"md 1.1":            {"linux_raid_member", mib, map[int]string{0: md + "\x01"}},
+		"md 1.2":            {"linux_raid_member", mib, map[int]string{4096: md + "\x01"}},
+		"md 1.0":            {"linux_raid_member", mib + 512, map[int]string{mib - 8192: md + "\x01"}},
+		"md 0.90":           {"linux_raid_member", mib + 512, map[int]string{mib - 65536: md + "\x00"}},
+		"md 1.0 over ext":   {"unknown", mib, map[int]string{mib - 8192: md + "\x01", 1024 + 0x38: "\x53\xef\x01"}},
+		"md in wrong place": {"unknown", mib, map[int]string{mib - 8192: md + "\x00", 0: "x"}},
+		"iso":               {"iso9660", mib, map[int]string{0x8001: "CD001"}},
+		"bitlocker":         {"BitLocker", mib, map[int]string{3: "-FVE-FS-", 510: "\x55\xaa"}},
+		"two":               {"unknown", mib, map[int]string{0x8001: "CD001", 4086: "SWAPSPACE2"}},
+		"unknown":           {"unknown", mib, map[int]string{5: "x"}},
+		"zeros":             {"empty", mib, nil},
+		"short":             {"unknown", 3, map[int]string{2: "x"}},
+		"nothing":           {"empty", 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := make([]byte, c.size)
+			for at, s := range c.marks {
+				copy(b[at:], s)
+			}
+			res, err := usedmap.Probe(bytes.NewReader(b), int64(len(b)))
+			if err != nil || res.Content != c.content || res.Used != nil || res.Whole == "" {
+				t.Errorf("%+v, error %v", res, err)
+			}
+		})
+	}
+}
+
+// flaky is a disk with an unreadable sector at off.
+type flaky struct {
+	io.ReaderAt
+	off int64
+}
+
+func (f flaky) ReadAt(b []byte, at int64) (int, error) {
+	if at <= f.off && f.off < at+int64(len(b)) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return f.ReaderAt.ReadAt(b, at)
+}
+
+// TestReadErrors reads filesystems with an unreadable sector in each place
+// that is looked at.
+func TestReadErrors(t *testing.T) {
+	ext := mke2fs(t, "")
+	fat := makeFAT(t, fatCase{size: 34 * mib, args: "-F 32 -s 1"})
+	for _, c := range []struct {
+		path string
+		off  int64
+	}{{ext, 0}, {ext, 1024}, {ext, 2048}, {ext, 20 * mib}, {fat, 510}, {fat, 32*512 + 5000}, {fat, 32*512 + 300000}} {
+		b, err := os.ReadFile(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := usedmap.Probe(flaky{bytes.NewReader(b), c.off}, int64(len(b)))
+		if c.off == 20*mib { // data, which nobody reads
+			if err != nil || res.Used == nil {
+				t.Errorf("%s at %d: %+v, error %v", filepath.Base(c.path), c.off, res, err)
+			}
+			continue
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || res.Used != nil || !strings.Contains(res.Whole, "could not be read") || res.Content == "" {
+			t.Errorf("%s at %d: %+v, error %v", c.path, c.off, res, err)
+		}
+	}
+	if _, err := usedmap.Probe(bytes.NewReader(nil), 512); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a partition shorter than it says: %v", err)
+	}
+	if _, err := usedmap.Probe(bytes.NewReader(nil), -1); err == nil {
+		t.Error("negative size")
+	}
+}
