@@ -1,0 +1,111 @@
+// Package disk opens whole disks, partitions and files that stand for disks,
+// and lists the disks of this machine. It owns everything that tells a block
+// device from a file: sizes, exclusive use, O_DIRECT, discarding, zeroing. It
+// does not know what stands on a disk.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"unsafe"
+)
+
+// Device is a disk, a partition or a file that stands for a disk. Its methods
+// but Close may be called from several goroutines.
+type Device interface {
+	// ReadAt and WriteAt read and write at any offset; offsets, lengths and
+	// memory that are multiples of Align spare the kernel a copy. WriteAt never
+	// makes the device longer. Their errors name device and offset.
+	io.ReaderAt
+	io.WriterAt
+	// Name is how people call the device: its path.
+	Name() string
+	// Size is the device's length in bytes.
+	Size() int64
+	// SectorSize is the logical sector size in bytes: 512 or 4096, or 0 for a
+	// file, which goes with either.
+	SectorSize() int
+	// Sync returns when everything written is durable, and makes later reads
+	// come from the device rather than from memory. Writes are only known to
+	// have succeeded if the Sync after them has.
+	Sync() error
+	// Discard tells the device that n bytes at off are no longer needed; what
+	// they read as afterwards is undefined. The error wraps
+	// errors.ErrUnsupported if the device does not do that.
+	Discard(off, n int64) error
+	// Zero makes n bytes at off read as zeros, as cheaply as the device can.
+	Zero(off, n int64) error
+	// Close releases the device. It does not imply Sync.
+	Close() error
+}
+
+// Blank is implemented by devices that know that they are all zeros or that
+// nothing on them counts, as a file just created.
+type Blank interface {
+	// Blank reports that no byte has been written yet.
+	Blank() bool
+}
+
+// Align is the alignment in bytes of offset, length and memory that lets the
+// package bypass the page cache, whatever the device's sector size.
+const Align = 4096
+
+// Buffer returns n bytes of zeroed memory that start at a multiple of Align.
+func Buffer(n int) []byte {
+	b := make([]byte, n+Align)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (Align - 1))
+	return b[skip : skip+n : skip+n]
+}
+
+// Refused tells why a device is not used for what was asked. Nothing has been
+// written to it.
+type Refused struct {
+	// Device is the device's name, Why the cause.
+	Device, Why string
+}
+
+func (e *Refused) Error() string { return fmt.Sprintf("disk: %s refused: %s", e.Device, e.Why) }
+
+// Open opens a block device or a regular file; it never creates one. For
+// writing it takes the device for itself: a block device that is mounted, used
+// by the kernel in another way (swap, RAID, device mapper) or read-only, itself
+// or a partition of it, is a *Refused that says where it is used, as is a file
+// that another process of ours has open for writing. For reading it takes a
+// block device as it is, mounted or not: see InUse.
+func Open(path string, write bool) (Device, error) { return open(path, write) }
+
+// Create creates a sparse file of size bytes, readable as zeros, and opens it
+// for writing. It is an error, wrapping fs.ErrExist, if something is there.
+func Create(path string, size int64) (Device, error) { return create(path, size) }
+
+// InUse tells how the kernel uses the block device at path or one of its
+// partitions, for example "/dev/sda1 is mounted on /boot"; it is empty if there
+// is no such use or path is not a block device.
+func InUse(path string) (string, error) { return inUse(path) }
+
+// Reread makes the kernel read the partition table of the block device at path
+// anew. It waits a few seconds for others, such as udev, to let go of it.
+func Reread(path string) error { return reread(path) }
+
+// keep is how much of a discarder's beginning is remembered: more than any
+// usual partition table takes.
+const keep = 1 << 20
+
+// Discarder returns a device of size bytes that throws writes away and always
+// counts as blank. Only what is written to its first mebibyte can be read
+// again, so that a partition table can be fitted to it.
+func Discarder(size int64, sectorSize int) Device {
+	return &discarder{size: size, sector: sectorSize, head: make([]byte, min(size, keep))}
+}
+
+// errRange is about offsets and lengths outside the device.
+var errRange = errors.New("outside the device")
+
+// checkRange refuses n bytes at off if they are not all within size.
+func checkRange(op, name string, off, n, size int64) error {
+	if off < 0 || n < 0 || off > size || n > size-off {
+		return fmt.Errorf("disk: %s %s at %d, %d bytes of %d: %w", op, name, off, n, size, errRange)
+	}
+	return nil
+}

@@ -1,0 +1,10 @@
+package disk
+
+// InUseUnder is InUse for the block device MAJOR:MINOR with /sys, /proc and
+// /dev under root.
+func InUseUnder(root, number string) (string, error) { return system{root}.inUse(number) }
+
+// PartitionsUnder is Partitions likewise.
+func PartitionsUnder(root, number string) ([]Partition, error) {
+	return system{root}.partitions(number)
+}
