@@ -1,0 +1,216 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"huck/imager/api"
+	"huck/imager/disk"
+	"huck/imager/image"
+)
+
+const (
+	// minDiscard is the shortest stretch worth a discard: disks forget in
+	// larger units, and each discard takes a command of its own.
+	minDiscard = 64 << 10
+	// unusedPiece is how much is discarded or zeroed at a time; in between the
+	// job can be stopped.
+	unusedPiece = 1 << 30
+)
+
+// invalidateHead makes the disk unable to boot and durably so, before anything
+// else is written: no boot sector, no partition table, and no backup GPT for
+// firmware to fall back on. What was in place in the head is held back, to be
+// written last.
+func (j *Job) invalidateHead() error {
+	j.touched.Store(true)
+	if es := j.img.Layout.Entries(); len(es) > 0 && es[0].Region == 0 && j.inPlace(0) {
+		head, err := j.view.imageHead(j.dev)
+		if err != nil {
+			return fmt.Errorf("install: %w", err)
+		}
+		j.head = head
+	}
+	j.log.Info("writing begins: partition table and boot sector are invalidated")
+	if err := j.dropHead(); err != nil {
+		return err
+	}
+	if err := j.dropTail(); err != nil {
+		return err
+	}
+	return j.sync()
+}
+
+// inPlace reports whether region i is in place, after a look if need be.
+func (j *Job) inPlace(i int) bool {
+	if !j.state.lookedAt(i) {
+		same, err := j.view.look(j.dev, i, disk.Buffer(image.RegionSize))
+		j.saw(i, same, err)
+	}
+	return !j.state.differsAt(i)
+}
+
+func (j *Job) dropHead() error { return j.writeAt(disk.Buffer(int(j.view.headSize)), 0) }
+
+// dropTail removes the backup GPT header from the disk's last sector, if one is
+// there that is not the image's own data.
+func (j *Job) dropTail() error {
+	last := (j.view.size/j.view.sector - 1) * j.view.sector
+	if last < j.view.headSize {
+		return nil
+	}
+	b := make([]byte, j.view.sector)
+	if _, err := j.dev.ReadAt(b, last); err != nil {
+		j.log.Warn("cannot read the last sector, will write it", "err", err)
+	} else if string(b[:8]) != "EFI PART" {
+		return nil
+	}
+	if j.view.gpt == nil && j.view.usedEnd() > last && j.inPlace(len(j.img.Layout.Entries())-1) {
+		return nil
+	}
+	clear(b)
+	return j.writeAt(b, last)
+}
+
+// finish brings the disk from "all chunks are written" to "complete". Each step
+// is durable before the next: data, backup GPT, boot sector and GPT header.
+func (j *Job) finish(ctx context.Context) error {
+	if err := j.clearUnused(ctx); err != nil {
+		return err
+	}
+	if !j.touched.Load() {
+		ok, err := j.checkBackup()
+		if ok || err != nil {
+			return err
+		}
+		j.log.Info("only the backup GPT differs")
+		if err := j.invalidate(); err != nil {
+			return err
+		}
+	}
+	if j.head == nil {
+		return j.sync() // the image has nothing there
+	}
+	// A write that is torn by a power cut must not leave the first sectors on
+	// the disk without the rest of their block.
+	rest := disk.Buffer(len(j.head))
+	first := j.view.firstSectors()
+	copy(rest[first:], j.head[first:])
+	if err := j.writeAt(rest, 0); err != nil {
+		return err
+	}
+	if err := j.sync(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if j.view.gpt != nil {
+		if err := j.writeBackup(); err != nil {
+			return err
+		}
+	}
+	if err := j.writeAt(j.head, 0); err != nil {
+		return err
+	}
+	return j.sync()
+}
+
+// writeBackup fits the GPT held back to this disk and writes its backup.
+func (j *Job) writeBackup() error {
+	f, err := j.view.fit(j.dev, j.head)
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	copy(j.head, f.Head)
+	if err := j.writeAt(f.Backup, f.BackupAt); err != nil {
+		return err
+	}
+	return j.sync()
+}
+
+// checkBackup reports whether a disk on which all chunks are in place has the
+// right backup GPT, or needs none.
+func (j *Job) checkBackup() (bool, error) {
+	if j.view.gpt == nil {
+		return true, nil
+	}
+	ok, err := j.view.backupInPlace(j.dev)
+	if err != nil {
+		return false, fmt.Errorf("install: %w", err)
+	}
+	return ok, nil
+}
+
+// clearUnused does with the blocks the image does not use what Options.Unused
+// says. They do not count for the disk being complete, hence it may happen on
+// one that boots.
+func (j *Job) clearUnused(ctx context.Context) error {
+	var do func(off, n int64) error
+	var least int64
+	switch j.opt.Unused {
+	case Zero:
+		do = j.dev.Zero
+	case Discard:
+		do, least = j.dev.Discard, minDiscard
+	default:
+		return nil
+	}
+	err := j.view.unused(func(off, n int64) error {
+		for n >= max(least, 1) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			piece := min(n, unusedPiece)
+			if err := do(off, piece); err != nil {
+				return err
+			}
+			off, n = off+piece, n-piece
+		}
+		return nil
+	})
+	if j.opt.Unused == Discard && errors.Is(err, errors.ErrUnsupported) {
+		j.log.Warn("the disk cannot discard, unused blocks are left as they are")
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("install: unused blocks: %w", err)
+	}
+	return j.sync()
+}
+
+func (j *Job) sync() error {
+	if err := j.dev.Sync(); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	return nil
+}
+
+// readBack compares the whole disk with the fitted view once more. A disk that
+// does not keep what was written must not boot.
+func (j *Job) readBack(ctx context.Context) error {
+	if b, ok := j.dev.(disk.Blank); ok && b.Blank() {
+		j.log.Warn("the device keeps nothing, there is nothing to read back")
+		return nil
+	}
+	r, err := compareAll(ctx, j.view, j.dev, j.opt.Workers, nil)
+	if err != nil {
+		return err
+	}
+	differ := len(r.Differ)
+	if r.BackupGPT {
+		differ++
+	}
+	if j.opt.Verified != nil {
+		j.opt.Verified(api.Verified{Digest: j.img.Digest, Regions: r.Regions, Differ: differ})
+	}
+	if r.Equal() {
+		return nil
+	}
+	err = &DiffError{Device: j.dev.Name(), Report: r}
+	if derr := j.dropHead(); derr != nil {
+		return errors.Join(err, derr)
+	}
+	return errors.Join(err, j.sync())
+}

@@ -1,0 +1,99 @@
+// Package install puts an image on a disk. It compares the disk with the
+// image's chunk map, takes the chunks that are missing from any transport,
+// verifies and writes them, and leaves the disk either complete or unable to
+// boot.
+//
+// What belongs on a disk is the image's fitted view: the image's bytes with a
+// GPT that fits this disk laid over them. Planning, writing and verifying all
+// speak of the fitted view.
+package install
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"huck/imager/api"
+	"huck/imager/disk"
+	"huck/imager/image"
+)
+
+// Refused tells why an image is not put on a device. Nothing has been written.
+type Refused = disk.Refused
+
+// What becomes of blocks that the image does not use.
+const (
+	// Leave does not touch them.
+	Leave = "leave"
+	// Discard tells the device that they are free (TRIM), where it can.
+	Discard = "discard"
+	// Zero makes them read as zeros.
+	Zero = "zero"
+)
+
+// Options of an installation. The zero value plans, leaves unused blocks alone
+// and does not read back.
+type Options struct {
+	// NoPlan writes everything without reading the disk first.
+	NoPlan bool
+	// Verify reads the whole fitted view back from the device at the end.
+	Verify bool
+	// Unused is Leave, Discard or Zero; empty is Leave.
+	Unused string
+	// Workers is how many cores planning and decoding use; 0 is all.
+	Workers int
+	// Progress is called about five times a second and at the end, never from
+	// two goroutines at once; it must not block. May be nil.
+	Progress func(api.Progress)
+	// Verified is called with what reading back found. May be nil.
+	Verified func(api.Verified)
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// DiffError tells that a disk read back after an installation is not what was
+// to be written.
+type DiffError struct {
+	// Device is the disk's name.
+	Device string
+	// Report is what was found.
+	Report *Report
+}
+
+func (e *DiffError) Error() string {
+	s := fmt.Sprintf("install: %s differs from the image after writing: %d of %d regions", e.Device, len(e.Report.Differ), e.Report.Regions)
+	if e.Report.BackupGPT {
+		s += " and the backup GPT"
+	}
+	return s
+}
+
+// Report is what comparing a disk with an image found.
+type Report struct {
+	// Regions is how many regions were compared: all of the map.
+	Regions int
+	// Differ lists those that differ by their index in the map, ascending.
+	Differ []int
+	// BackupGPT says that the backup GPT is not the one that goes with the
+	// image on this disk. Never set if the primary one differs.
+	BackupGPT bool
+}
+
+// Equal reports that the disk is the image's fitted view.
+func (r *Report) Equal() bool { return len(r.Differ) == 0 && !r.BackupGPT }
+
+// ChunkSource gives encoded chunks by ID; a store.Store is one.
+type ChunkSource interface {
+	Chunk(ctx context.Context, id image.ID) (encoded []byte, err error)
+}
+
+// ViaStore is how Result.Received names what FromStore brought.
+const ViaStore = "store"
+
+func (o *Options) check(dev disk.Device) error {
+	switch o.Unused {
+	case "", Leave, Discard, Zero:
+		return nil
+	}
+	return &Refused{Device: dev.Name(), Why: fmt.Sprintf("unused blocks: %q is none of leave, discard, zero", o.Unused)}
+}

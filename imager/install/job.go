@@ -1,0 +1,294 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"huck/imager/api"
+	"huck/imager/disk"
+	"huck/imager/image"
+)
+
+const (
+	// maxBuffers bounds the chunks on their way to the disk, 12 MiB. With the
+	// windows and the workers' memory that leaves most of the 96 MiB that a
+	// receiver may use to the transport and to the collector's slack.
+	maxBuffers = 48
+	// progressEvery is how often Options.Progress is called.
+	progressEvery = 200 * time.Millisecond
+)
+
+// Job is one installation. It is a cast.Sink; its methods may be called from
+// several goroutines.
+type Job struct {
+	img   *image.Image
+	dev   disk.Device
+	opt   Options
+	log   *slog.Logger
+	view  *view
+	state *state
+
+	// buffers are the free ones of maxBuffers chunk buffers, workers the free
+	// ones of Options.Workers; both are filled with empty ones and made on
+	// first use.
+	buffers chan []byte
+	workers chan *worker
+	// queue holds what is to be written; it has room for all buffers.
+	queue chan *write
+
+	// touched says that the disk's head was invalidated; invalidate does it
+	// once, and all who call it wait for that.
+	touched    atomic.Bool
+	invalidate func() error
+	// head is what the image has in the disk's head. It is held back until all
+	// else is on the disk. Nil if the image uses no block there.
+	head []byte
+	// written counts the bytes written to the device.
+	written atomic.Int64
+}
+
+// worker is what decoding a chunk and comparing its places takes.
+type worker struct {
+	dec *image.Decoder
+	buf []byte // a region
+}
+
+// New prepares to put img on dev. It reads and writes nothing; what it refuses
+// is a *Refused.
+func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
+	if err := opt.check(dev); err != nil {
+		return nil, err
+	}
+	v, err := newView(img, dev)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if opt.Workers <= 0 {
+		opt.Workers = runtime.GOMAXPROCS(0)
+	}
+	if b, ok := dev.(disk.Blank); ok && b.Blank() {
+		opt.NoPlan = true
+	}
+	j := &Job{
+		img: img, dev: dev, opt: opt, view: v,
+		log:     opt.Log.With("dev", dev.Name()),
+		state:   newState(img.Layout, !opt.NoPlan),
+		buffers: make(chan []byte, maxBuffers),
+		workers: make(chan *worker, opt.Workers),
+		queue:   make(chan *write, maxBuffers),
+	}
+	for range maxBuffers {
+		j.buffers <- nil
+	}
+	for range opt.Workers {
+		j.workers <- nil
+	}
+	j.invalidate = sync.OnceValue(j.invalidateHead)
+	return j, nil
+}
+
+// Run installs: it plans, lets transport deliver what is missing and returns
+// when the disk is complete and, if asked for, verified. It is called once.
+//
+// transport gets the job and delivers chunks until Complete; what it delivers
+// it must deliver with the context it was given or one made from that. It must
+// not return while one of its deliveries is under way. Its error ends the
+// installation unless the disk is complete all the same. After an error or the
+// end of ctx the disk does not boot, unless nothing was written; another
+// installation goes on from where this one was.
+func (j *Job) Run(ctx context.Context, transport func(ctx context.Context, j *Job) error) (api.Result, error) {
+	start := time.Now()
+	stop := j.reportProgress()
+	err := j.run(ctx, transport)
+	stop()
+	p, inPlace := j.state.snapshot()
+	r := api.Result{
+		Event: "done", Image: "@" + j.img.Digest.String(), ImageBytes: p.Total, Received: p.Received,
+		ChunksInPlace: inPlace, WrittenBytes: j.written.Load(), Seconds: time.Since(start).Seconds(),
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // the cause; what it made fail is of no interest
+	}
+	return r, err
+}
+
+func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Job) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for range writers {
+		g.Go(func() error { return j.write(gctx) })
+	}
+	g.Go(func() error {
+		if err := j.collect(gctx, transport); err != nil {
+			return err
+		}
+		close(j.queue) // all chunks are settled: nothing is delivered any more
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := j.finish(ctx); err != nil {
+		return err
+	}
+	if !j.opt.Verify {
+		return nil
+	}
+	return j.readBack(ctx)
+}
+
+// collect plans and lets transport work until every chunk is settled.
+func (j *Job) collect(ctx context.Context, transport func(ctx context.Context, j *Job) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if !j.opt.NoPlan {
+		g.Go(func() error { return j.plan(ctx) })
+	}
+	g.Go(func() error {
+		err := transport(ctx, j)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-j.Complete():
+			j.log.Warn("transport failed, but all chunks are there", "err", err)
+			return nil
+		default:
+			return err
+		}
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if n := j.state.openChunks(); n > 0 {
+		return fmt.Errorf("install: transport ended while %d of %d chunks were missing", n, j.img.Layout.Chunks())
+	}
+	return nil
+}
+
+// plan compares the disk with the image, in disk order.
+func (j *Job) plan(ctx context.Context) error {
+	c := &comparer{
+		view: j.view, dev: j.dev, skip: j.state.lookedAt,
+		found: func(i int, same bool, err error) error {
+			j.saw(i, same, err)
+			return nil
+		},
+	}
+	return c.run(ctx, j.opt.Workers)
+}
+
+// saw takes note of a look at region i. What cannot be read is written anew:
+// that mends many a disk, and fails where it does not.
+func (j *Job) saw(i int, same bool, err error) {
+	if err != nil {
+		j.log.Warn("cannot compare a region, will write it", "region", j.img.Layout.Entries()[i].Region, "err", err)
+	}
+	j.state.saw(i, same)
+}
+
+// reportProgress calls Options.Progress until the function it returns is
+// called, which does so a last time.
+func (j *Job) reportProgress() (stop func()) {
+	if j.opt.Progress == nil {
+		return func() {}
+	}
+	report := func() {
+		p, _ := j.state.snapshot()
+		j.opt.Progress(p)
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				report()
+			case <-done:
+				report()
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// FromStore returns a transport that takes the chunks from a store on this
+// machine, in disk order.
+func FromStore(src ChunkSource) func(ctx context.Context, j *Job) error {
+	return func(ctx context.Context, j *Job) error {
+		g, ctx := errgroup.WithContext(ctx)
+		numbers := make(chan uint32)
+		g.Go(func() error {
+			defer close(numbers)
+			return j.each(ctx, func(n uint32) error {
+				select {
+				case numbers <- n:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+		})
+		for range j.opt.Workers + 2 { // some wait for the store while others decode
+			g.Go(func() error {
+				for n := range numbers {
+					if !j.Useful(n) {
+						continue
+					}
+					b, err := src.Chunk(ctx, j.img.Layout.ID(n))
+					if err == nil {
+						err = j.Deliver(ctx, n, b, ViaStore)
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		return g.Wait()
+	}
+}
+
+// each calls f once for every chunk that is or becomes missing, in disk order
+// as far as the plan allows, until the job is complete.
+func (j *Job) each(ctx context.Context, f func(n uint32) error) error {
+	asked := newBitset(j.img.Layout.Chunks())
+	buf := make([]uint32, 4*maxBuffers) // more than can be asked for and not yet taken
+	var from uint32
+	for {
+		changed := j.Changed()
+		fresh := false
+		for _, n := range j.Missing(from, buf) {
+			if asked.has(int(n)) {
+				continue
+			}
+			asked.add(int(n))
+			if err := f(n); err != nil {
+				return err
+			}
+			fresh, from = true, n+1
+		}
+		if fresh {
+			continue
+		}
+		select {
+		case <-j.Complete():
+			return nil
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package install
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"huck/imager/api"
+	"huck/imager/disk"
+	"huck/imager/image"
+)
+
+// Verify compares dev with the fitted view of img and writes nothing. What
+// differs is in the report, and a disk that img does not fit on is a *Refused.
+// progress may be nil; it is called about five times a second, and of its
+// argument Total, Planned and InPlace are set.
+func Verify(ctx context.Context, img *image.Image, dev disk.Device, progress func(api.Progress)) (*Report, error) {
+	v, err := newView(img, dev)
+	if err != nil {
+		return nil, err
+	}
+	return compareAll(ctx, v, dev, runtime.GOMAXPROCS(0), progress)
+}
+
+func compareAll(ctx context.Context, v *view, dev disk.Device, workers int, progress func(api.Progress)) (*Report, error) {
+	r := &Report{Regions: len(v.layout.Entries())}
+	var mu sync.Mutex
+	p := api.Progress{Total: v.layout.UsedBytes()}
+	var told time.Time
+	c := &comparer{view: v, dev: dev, found: func(i int, same bool, err error) error {
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		size := int64(v.layout.Size(v.layout.Number(i)))
+		p.Planned += size
+		if same {
+			p.InPlace += size
+		} else {
+			r.Differ = append(r.Differ, i)
+		}
+		if progress != nil && (time.Since(told) >= progressEvery || p.Planned == p.Total) {
+			told = time.Now()
+			progress(p)
+		}
+		return nil
+	}}
+	if err := c.run(ctx, workers); err != nil {
+		return nil, err
+	}
+	slices.Sort(r.Differ)
+	if v.gpt == nil || len(r.Differ) > 0 && r.Differ[0] == 0 {
+		return r, nil
+	}
+	ok, err := v.backupInPlace(dev)
+	switch {
+	case err == nil:
+		r.BackupGPT = !ok
+	case len(r.Differ) == 0:
+		return nil, err
+	}
+	return r, nil
+}
