@@ -1,0 +1,146 @@
+package cast
+
+import (
+	"time"
+
+	"huck/imager/cast/protocol"
+)
+
+// assemblyKey names an assembly: symbols of different encodings of a chunk do
+// not go together.
+type assemblyKey struct {
+	chunk, tag uint32
+}
+
+// assembly collects the symbols of one encoded chunk.
+type assembly struct {
+	assemblyKey
+	shape   protocol.Shape
+	got     int
+	have    protocol.Set
+	encoded []byte // source symbols at their places
+	parity  []protocol.Symbol
+	memory  int   // bytes held
+	last    uint8 // number of the last symbol that came
+
+	touched time.Time
+	// passedAt is when the sender went on to another chunk; zero while the
+	// chunk's symbols come.
+	passedAt time.Time
+	askAt    time.Time // no request before
+	tries    int       // requests since a symbol came
+}
+
+func newAssembly(k assemblyKey, shape protocol.Shape) *assembly {
+	return &assembly{assemblyKey: k, shape: shape, encoded: make([]byte, shape.Length), memory: shape.Length}
+}
+
+// add takes a symbol whose length was checked. It returns false if it is
+// there already.
+func (a *assembly) add(now time.Time, d *protocol.Data) bool {
+	n := int(d.Symbol)
+	a.last, a.touched, a.passedAt = d.Symbol, now, time.Time{}
+	if a.have.Has(n) {
+		return false
+	}
+	a.have.Add(n)
+	a.got++
+	a.tries = 0
+	if n < a.shape.K {
+		copy(a.shape.Source(a.encoded, n), d.Payload)
+		return true
+	}
+	a.parity = append(a.parity, protocol.Symbol{Number: n, Payload: append([]byte(nil), d.Payload...)})
+	a.memory += len(d.Payload)
+	return true
+}
+
+// pass notes that the sender has gone on.
+func (a *assembly) pass(now time.Time) {
+	a.passedAt, a.askAt = now, now.Add(settle)
+}
+
+// entry asks for what is missing: as many consecutive symbols after the last
+// one as it takes to bring enough that are not there.
+func (a *assembly) entry() protocol.Entry {
+	from := int(a.last) + 1
+	for a.have.Has(from % protocol.MaxSymbols) {
+		from++
+	}
+	n, need := 0, a.shape.K-a.got
+	for need > 0 && n < protocol.MaxSymbols-1 {
+		if !a.have.Has((from + n) % protocol.MaxSymbols) {
+			need--
+		}
+		n++
+	}
+	return protocol.Entry{Chunk: a.chunk, Count: 1, From: uint8(from), N: uint8(n)}
+}
+
+// pastHope reports that nobody has sent a symbol for so long that the room is
+// better used for another chunk.
+func (a *assembly) pastHope(now time.Time) bool { return now.Sub(a.touched) > 2*silence }
+
+// Assembled is a chunk of which enough symbols have come.
+type Assembled struct {
+	Chunk uint32
+	*assembly
+}
+
+// Bytes returns the encoded chunk, after recovering the source symbols that
+// did not come, which takes about 0.1 ms for 1 % of them. It is to be called
+// once; it may be called on another goroutine than the Receiver's.
+func (a *Assembled) Bytes() ([]byte, error) {
+	if len(a.parity) > 0 {
+		if err := a.shape.Recover(a.encoded, &a.have, a.parity); err != nil {
+			return nil, err
+		}
+	}
+	a.parity = nil
+	return a.encoded, nil
+}
+
+// room reports whether n more bytes can be held, after throwing out what
+// nobody needs any more if they cannot.
+func (r *Receiver) room(now time.Time, n int) bool {
+	fits := func() bool { return r.memory+n <= maxMemory && len(r.held)+len(r.busy) < maxHeld }
+	if fits() {
+		return true
+	}
+	if now.Sub(r.swept) < heartbeat {
+		return false
+	}
+	r.swept = now
+	for k, a := range r.held {
+		if a.pastHope(now) || !r.wants.Useful(k.chunk) {
+			r.drop(k, a)
+		}
+	}
+	return fits()
+}
+
+func (r *Receiver) drop(k assemblyKey, a *assembly) {
+	delete(r.held, k)
+	if r.holding[k.chunk]--; r.holding[k.chunk] == 0 {
+		delete(r.holding, k.chunk)
+	}
+	r.memory -= a.memory
+	if r.current == a {
+		r.current = nil
+	}
+}
+
+// dropChunk drops every assembly of chunk c.
+func (r *Receiver) dropChunk(c uint32) {
+	if a := r.current; a != nil && a.chunk == c {
+		r.drop(a.assemblyKey, a)
+	}
+	if r.holding[c] == 0 {
+		return
+	}
+	for k, a := range r.held {
+		if k.chunk == c {
+			r.drop(k, a)
+		}
+	}
+}

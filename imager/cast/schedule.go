@@ -1,0 +1,105 @@
+package cast
+
+// Need returns the number of a chunk to read now; it is to be answered by
+// Supply. False is none.
+func (s *Sender) Need() (uint32, bool) {
+	if !s.dirty || len(s.loading) >= maxReads {
+		return 0, false
+	}
+	for c := range s.upcoming {
+		if !s.loading[c] && !s.cache.has(c) {
+			s.loading[c] = true
+			return c, true
+		}
+	}
+	s.dirty = false
+	return 0, false
+}
+
+// readAhead is how many chunks of either kind are read before their turn.
+const readAhead = 8
+
+// maxReads is how many reads can be under way.
+const maxReads = 2 * readAhead
+
+// upcoming yields the chunks that will be sent next.
+func (s *Sender) upcoming(yield func(uint32) bool) {
+	for i, c := range s.repairs.order {
+		if i == readAhead {
+			break
+		}
+		if !yield(c) {
+			return
+		}
+	}
+	n := 0
+	for c := range s.fresh.from(s.pos) {
+		if n == readAhead || !yield(c) {
+			return
+		}
+		n++
+	}
+}
+
+// begin starts the next run whose chunk has been read.
+func (s *Sender) begin() bool {
+	c, repair, ok := s.pick()
+	if !ok {
+		return false
+	}
+	s.loaded, _ = s.cache.get(c)
+	k := s.loaded.shape.K
+	s.run = run{chunk: c, k: k, left: k}
+	if repair {
+		s.run.next, s.run.left = s.repairs.take(c, k)
+		s.sinceFresh += s.run.left
+	} else {
+		s.fresh.remove(c)
+		s.pos = c + 1
+		s.sinceFresh = 0
+	}
+	s.dirty = true
+	s.stats.Chunks++
+	return true
+}
+
+// pick chooses the next chunk: repairs first, since receivers hold memory for
+// them, but not for ever.
+func (s *Sender) pick() (c uint32, repair, ok bool) {
+	if s.sinceFresh < repairBurst || s.fresh.count == 0 {
+		if c, ok := s.pickRepair(); ok {
+			return c, true, true
+		}
+	}
+	// A chunk that is still being read is passed over only if one after it
+	// is there: the disk is slow, but not equally.
+	n := 0
+	for c := range s.fresh.from(s.pos) {
+		if s.cache.has(c) {
+			return c, false, true
+		}
+		if n++; n == readAhead {
+			break
+		}
+	}
+	c, ok = s.pickRepair()
+	return c, true, ok
+}
+
+func (s *Sender) pickRepair() (uint32, bool) {
+	for i, c := range s.repairs.order {
+		if i == readAhead {
+			break
+		}
+		if s.cache.has(c) {
+			return c, true
+		}
+	}
+	return 0, false
+}
+
+// ready reports that begin would find a chunk.
+func (s *Sender) ready() bool {
+	_, _, ok := s.pick()
+	return ok
+}

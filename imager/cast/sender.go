@@ -1,0 +1,351 @@
+package cast
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"huck/imager/api"
+	"huck/imager/cast/protocol"
+)
+
+const (
+	// heartbeat is how often an active sender announces, and the longest it
+	// lets a request wait for an answer (PROTOCOL.md, Announcements).
+	heartbeat = 100 * time.Millisecond
+	// announceGap is the least time between announcements that tell of a
+	// changed queue: requests that come together are answered together.
+	announceGap = 20 * time.Millisecond
+	// announceShare is the part of the rate that announcements may take: 1 %.
+	announceShare = 100
+	// burstTime is how much unsent time the pacing keeps: what a timer may be
+	// late.
+	burstTime = 8 * time.Millisecond
+	// repairBurst is how many symbols of repairs go before a fresh chunk must:
+	// as many as a chunk has at most, so that repairs take at most half.
+	repairBurst = protocol.MaxSymbols
+	// restTime is how long a channel has to be idle before Gather applies again.
+	restTime = 10 * time.Second
+	// unreadable is how long a chunk that could not be read is not tried again.
+	unreadable = 10 * time.Second
+	// maxAsked bounds the chunks that one request can ask for.
+	maxAsked = 4096
+)
+
+// SenderConfig is what a Sender needs.
+type SenderConfig struct {
+	// Channel is the session; its addresses only tell the size of headers.
+	Channel api.Channel
+	// Chunks is how many chunks the image has.
+	Chunks int
+	// Rate caps the channel, in bits a second of IP packets; 0 is DefaultRate.
+	Rate int64
+	// Gather is as in ServerConfig.
+	Gather time.Duration
+}
+
+// Sender is the sending state machine of one channel. It keeps soft state
+// only: what receivers asked for lately. It is not safe for concurrent use.
+//
+// Its owner calls Packet with what arrives, answers Need with Supply, sends
+// what Next returns, and calls again by the time Timer says.
+type Sender struct {
+	cfg      SenderConfig
+	overhead int // IP and UDP header bytes
+	key      *protocol.Key
+	peers    peers
+	counter  uint64
+	stats    SenderStats
+
+	// The queue: chunks wanted whole, sent in ascending cyclic order from pos
+	// on, and repairs of chunks that flew by, sent as they were asked for.
+	fresh   chunkSet
+	pos     uint32
+	repairs repairQueue
+	// sinceFresh counts repair symbols since the last fresh chunk.
+	sinceFresh int
+	run        run    // being sent; none if left is 0
+	loaded     loaded // its chunk
+	sent       runs   // sent lately
+	cache      cache
+	loading    map[uint32]bool
+	dirty      bool // Need has something to look for
+
+	unavailable map[uint32]time.Time // when the read failed
+	tell        []uint32             // unavailable chunks to tell of
+
+	tokens     float64 // bytes that may be sent at paced
+	paced      time.Time
+	hold       time.Time // no data before
+	lastActive time.Time
+	announced  time.Time // the last announcement
+	announceAt time.Time // the next one; zero is none
+	telling    bool      // one more announcement that nothing is queued is due
+
+	entries []protocol.Entry // scratch
+	payload []byte           // scratch
+}
+
+// NewSender returns a sender that nobody has asked for anything yet.
+func NewSender(cfg SenderConfig) (*Sender, error) {
+	if cfg.Chunks < 0 || cfg.Chunks > protocol.MaxChunks {
+		return nil, fmt.Errorf("cast: %d chunks, at most %d", cfg.Chunks, protocol.MaxChunks)
+	}
+	if cfg.Channel.SymbolSize < 1 || cfg.Channel.SymbolSize > protocol.MaxPacket-protocol.DataSize {
+		return nil, fmt.Errorf("cast: symbol size %d", cfg.Channel.SymbolSize)
+	}
+	if cfg.Rate == 0 {
+		cfg.Rate = DefaultRate
+	}
+	key, err := protocol.SenderKey(cfg.Channel.Secret, cfg.Channel.Session)
+	if err != nil {
+		return nil, fmt.Errorf("cast: %v", err)
+	}
+	return &Sender{
+		cfg:         cfg,
+		overhead:    headerBytes(cfg.Channel.Group),
+		key:         key,
+		peers:       newPeers(cfg.Channel),
+		fresh:       newChunkSet(cfg.Chunks),
+		repairs:     newRepairQueue(),
+		sent:        newRuns(),
+		cache:       newCache(),
+		loading:     make(map[uint32]bool),
+		unavailable: make(map[uint32]time.Time),
+		payload:     make([]byte, cfg.Channel.SymbolSize),
+	}, nil
+}
+
+// headerBytes is the size of the IP and UDP headers of a packet to group.
+func headerBytes(group netip.AddrPort) int {
+	if group.Addr().Is4() {
+		return 20 + 8
+	}
+	return 40 + 8
+}
+
+// Stats returns the counters.
+func (s *Sender) Stats() SenderStats {
+	st := s.stats
+	st.Queued = s.fresh.count + s.repairs.len()
+	if s.run.left > 0 {
+		st.Queued++
+	}
+	return st
+}
+
+// Active reports that something is queued.
+func (s *Sender) Active() bool {
+	return s.run.left > 0 || s.fresh.count > 0 || s.repairs.len() > 0
+}
+
+// Packet takes a packet that came to the request socket.
+func (s *Sender) Packet(now time.Time, packet []byte) {
+	req, ok := s.peers.open(packet, s.counter, s.entries)
+	if !ok {
+		s.stats.Rejected++
+		return
+	}
+	s.entries = req.Want
+	s.stats.Requests++
+	before := s.Active()
+	asked, changed := 0, false
+	for _, e := range req.Want {
+		for i := range uint32(e.Count) {
+			if asked++; asked > maxAsked || e.Chunk+i >= uint32(s.cfg.Chunks) {
+				break
+			}
+			changed = s.ask(now, e.Chunk+i, e, req.Seen) || changed
+		}
+	}
+	if changed {
+		s.dirty = true
+		if !before && (s.lastActive.IsZero() || now.Sub(s.lastActive) > restTime) {
+			s.hold = now.Add(s.cfg.Gather)
+		}
+		s.lastActive = now
+	}
+	wait := heartbeat
+	if changed || !before || len(req.Want) == 0 {
+		wait = s.gap()
+	}
+	s.announceBy(now, s.announced.Add(wait))
+}
+
+// ask queues what e asks of chunk c after the packet with counter seen, and
+// reports whether that changed the queue.
+func (s *Sender) ask(now time.Time, c uint32, e protocol.Entry, seen uint64) bool {
+	if t, ok := s.unavailable[c]; ok {
+		if now.Sub(t) < unreadable {
+			s.tellUnavailable(c)
+			return false
+		}
+		delete(s.unavailable, c)
+	}
+	if s.run.left > 0 && s.run.chunk == c {
+		return s.run.extend(e, seen)
+	}
+	if s.fresh.has(c) {
+		return false
+	}
+	old, known := s.sent.get(c)
+	if flying := old.after(seen); flying > 0 {
+		need := int(e.N)
+		if need == 0 {
+			need = old.k
+		}
+		if need -= flying; need <= 0 {
+			return false
+		}
+		e.From, e.N = old.next, uint8(min(need, 255))
+	}
+	// What a receiver saw can only lag behind what was sent, unless this
+	// sender forgot it or began again from symbol 0 for somebody else.
+	if known && e.N > 0 && e.From-old.next >= protocol.MaxSymbols/2 {
+		e.From = old.next
+	}
+	switch {
+	case s.repairs.has(c):
+		return s.repairs.merge(c, e)
+	case e.N == 0:
+		s.fresh.add(c)
+	default:
+		s.repairs.add(c, e.From, e.N)
+	}
+	return true
+}
+
+// Supply answers Need with the encoded chunk and its encoding tag
+// (image.Tag), or the error that reading it met.
+func (s *Sender) Supply(now time.Time, c uint32, encoded []byte, tag uint32, err error) {
+	delete(s.loading, c)
+	s.dirty = true
+	var shape protocol.Shape
+	if err == nil {
+		shape, err = protocol.NewShape(len(encoded), s.cfg.Channel.SymbolSize)
+	}
+	if err == nil {
+		s.cache.add(c, loaded{encoded, tag, shape})
+		return
+	}
+	s.stats.Unavailable++
+	if len(s.unavailable) >= maxAsked {
+		clear(s.unavailable)
+	}
+	s.unavailable[c] = now
+	s.fresh.remove(c)
+	s.repairs.remove(c)
+	s.tellUnavailable(c)
+	s.idle(now)
+}
+
+// Congested tells the sender that the host could not send its last packets:
+// it pauses for the time of a full burst and sends at the same rate again.
+func (s *Sender) Congested() {
+	s.stats.SendErrors++
+	s.tokens = min(s.tokens, 0) - s.bytesPerSecond()*burstTime.Seconds()
+}
+
+// Next appends the packet that is to be sent now to buf. It returns false if
+// there is none now.
+func (s *Sender) Next(now time.Time, buf []byte) ([]byte, bool) {
+	s.refill(now)
+	if !s.announceAt.IsZero() && !now.Before(s.announceAt) {
+		return s.announce(now, buf), true
+	}
+	if len(s.tell) > 0 {
+		return s.unavailables(buf), true
+	}
+	if s.tokens <= 0 || now.Before(s.hold) || s.run.left == 0 && !s.begin() {
+		return nil, false
+	}
+	s.lastActive = now
+	return s.symbol(now, buf), true
+}
+
+// Timer returns when Next has to be called again, if nothing else happens
+// before; zero is never.
+func (s *Sender) Timer(now time.Time) time.Time {
+	t := s.announceAt
+	if len(s.tell) > 0 {
+		return now
+	}
+	if s.run.left == 0 && !s.ready() {
+		return t
+	}
+	// Until there are tokens for a batch, so that a timer wakes for many.
+	wait := time.Duration((s.burst()/2 - s.tokens) / s.bytesPerSecond() * float64(time.Second))
+	at := s.paced.Add(max(wait, 0))
+	if at.Before(s.hold) {
+		at = s.hold
+	}
+	if t.IsZero() || at.Before(t) {
+		t = at
+	}
+	return t
+}
+
+func (s *Sender) bytesPerSecond() float64 { return float64(s.cfg.Rate) / 8 }
+
+// burst is the most tokens in bytes: burstTime's worth, and 16 packets.
+func (s *Sender) burst() float64 {
+	return max(s.bytesPerSecond()*burstTime.Seconds(), 16*float64(s.cfg.Channel.SymbolSize))
+}
+
+func (s *Sender) refill(now time.Time) {
+	if s.paced.IsZero() {
+		s.tokens, s.paced = s.burst(), now
+	}
+	if d := now.Sub(s.paced); d > 0 {
+		s.tokens = min(s.tokens+d.Seconds()*s.bytesPerSecond(), s.burst())
+		s.paced = now
+	}
+}
+
+// symbol appends the next packet of the run.
+func (s *Sender) symbol(now time.Time, buf []byte) []byte {
+	l := &s.loaded
+	d := protocol.Data{Chunk: s.run.chunk, Tag: l.tag, Length: l.shape.Length, Symbol: s.run.next}
+	if n := int(d.Symbol); n < l.shape.K {
+		d.Payload = l.shape.Source(l.encoded, n)
+	} else {
+		d.Payload = s.payload[:l.shape.L]
+		l.shape.Parity(d.Payload, l.encoded, n)
+		s.stats.ParityPackets++
+	}
+	s.stats.DataPackets++
+	at := len(buf)
+	buf = must(d.AppendBinary(s.header(protocol.TypeData, buf)))
+	s.run.sentSymbol(s.counter)
+	if s.run.left == 0 {
+		s.sent.add(s.run)
+		s.idle(now)
+	}
+	return s.seal(buf, at)
+}
+
+// header appends the next packet's header.
+func (s *Sender) header(t protocol.Type, buf []byte) []byte {
+	s.counter++
+	h := protocol.Header{Type: t, Session: s.cfg.Channel.Session, Epoch: s.cfg.Channel.Epoch, Counter: s.counter}
+	return must(h.AppendBinary(buf))
+}
+
+// must unwraps what was appended: the only errors are about fields out of
+// range, and these were made here.
+func must(buf []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return buf
+}
+
+// seal ends the packet that begins at at in buf and counts it.
+func (s *Sender) seal(buf []byte, at int) []byte {
+	buf = s.key.Seal(buf, at)
+	size := len(buf) - at + s.overhead
+	s.tokens -= float64(size)
+	s.stats.Packets++
+	s.stats.Bytes += uint64(size)
+	return buf
+}

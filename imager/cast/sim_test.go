@@ -1,0 +1,103 @@
+package cast_test
+
+import (
+	"testing"
+	"time"
+
+	"huck/imager/cast"
+	"huck/imager/cast/casttest"
+)
+
+// world is a network with one sender of one image.
+type world struct {
+	*casttest.Network
+	t     *testing.T
+	image *casttest.Image
+	bytes uint64 // IP bytes the senders sent
+}
+
+func newWorld(t *testing.T, seed uint64, chunks, min, max int, cfg cast.SenderConfig) *world {
+	w := &world{Network: casttest.NewNetwork(seed), t: t}
+	w.image = casttest.NewImage(w.Rand(), chunks, min, max)
+	w.Snoop = func(p []byte) { w.bytes += uint64(len(p)) + 28 }
+	w.start(cfg)
+	return w
+}
+
+func (w *world) start(cfg cast.SenderConfig) {
+	if _, err := w.Start(w.image, cfg); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) join(want func(uint32) bool, link casttest.Link) *casttest.Receiver {
+	r, err := w.Join(w.Sender.Channel, casttest.NewSink(w.image, want), link)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// finish runs until all are complete and returns the time it took.
+func (w *world) finish(limit time.Duration) time.Duration {
+	w.t.Helper()
+	start := w.Now
+	ok := w.Run(limit, w.Complete)
+	for i, r := range w.Receivers {
+		if r.Err() != nil || r.Sink.Wrong > 0 || r.Sink.Twice > 0 {
+			w.t.Errorf("receiver %d: error %v, %d wrong, %d twice", i, r.Err(), r.Sink.Wrong, r.Sink.Twice)
+		}
+		if !ok {
+			w.t.Errorf("receiver %d: %d chunks left: %+v", i, r.Sink.Left(), r.Stats())
+		}
+	}
+	if !ok {
+		w.t.Fatalf("not complete after %v: %+v", limit, w.Sender.Stats())
+	}
+	return w.Now.Sub(start)
+}
+
+// ratio is what was sent over the encoded image.
+func (w *world) ratio() float64 { return float64(w.bytes) / float64(w.image.Bytes()) }
+
+const lan = 200 * time.Microsecond
+
+func TestBytes(t *testing.T) {
+	const region = 256 << 10
+	for _, c := range []struct {
+		name      string
+		receivers int
+		chunks    int
+		min, max  int
+		rate      int64
+		loss      float64
+		skew      time.Duration
+		bar       float64
+	}{
+		{"one", 1, 200, region, region, 80e6, 0, 0, 1.055},
+		{"two", 2, 200, region, region, 80e6, 0, 0, 1.055},
+		{"two 2 %", 2, 200, region, region, 80e6, 0.02, 0, 1.10},
+		{"two 2 % mixed", 2, 400, 2000, region, 80e6, 0.02, 0, 1.12},
+		{"two 2 % small", 2, 2000, 500, 9000, 80e6, 0.02, 0, 1.30},
+		{"four 10 %", 4, 100, region, region, 80e6, 0.10, 0, 1.23},
+		{"sixteen 1 %", 16, 100, region, region, 80e6, 0.01, 0, 1.10},
+		{"fifty 1 %", 50, 60, region, region, 80e6, 0.01, 0, 1.12},
+		{"slow link", 2, 20, region, region, 2e6, 0.02, 0, 1.12},
+		{"fast link", 2, 600, region, region, 1e9, 0.01, 0, 1.10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 7, c.chunks, c.min, c.max, cast.SenderConfig{Rate: c.rate})
+			for range c.receivers {
+				w.join(nil, casttest.Link{Loss: c.loss, FeedbackLoss: c.loss, Delay: lan})
+			}
+			took := w.finish(10 * time.Minute)
+			ideal := time.Duration(float64(w.bytes*8) / float64(c.rate) * float64(time.Second))
+			st := w.Sender.Stats()
+			t.Logf("ratio %.3f, %v (%.2f of the rate), %+v", w.ratio(), took, ideal.Seconds()/took.Seconds(), st)
+			t.Logf("%+v", w.Receivers[0].Stats())
+			if w.ratio() > c.bar {
+				t.Errorf("sent %.3f times the image, want at most %.3f", w.ratio(), c.bar)
+			}
+		})
+	}
+}
