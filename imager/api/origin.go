@@ -24,6 +24,8 @@ const (
 type Resolved struct {
 	Ref    string   `json:"ref"`
 	Digest image.ID `json:"digest"`
+	// EncodedBytes is what all of the image's chunks take on the way.
+	EncodedBytes int64 `json:"encoded_bytes"`
 }
 
 // Channel tells a receiver how to join an image's multicast channel. It is
@@ -35,7 +37,7 @@ type Channel struct {
 	// that answered this HTTP request.
 	Sender netip.AddrPort `json:"sender"`
 	// Session identifies the session in every packet.
-	Session uint64 `json:"session"`
+	Session uint32 `json:"session"`
 	// Epoch is the sender's present start, see PROTOCOL.md. Receivers ask for
 	// the channel again when they meet another.
 	Epoch uint32 `json:"epoch"`

@@ -157,8 +157,10 @@ func (r Rule) Select(disks []Disk) (Disk, error) {
 	}
 	if r.choice != nil && len(fit) > 1 {
 		slices.SortStableFunc(fit, func(a, b Disk) int { return r.choice(&a, &b) })
-		if r.choice(&fit[0], &fit[1]) != 0 {
-			return fit[0], nil
+		// A tie is an ambiguity among those that tie.
+		ties := slices.IndexFunc(fit, func(d Disk) bool { return r.choice(&fit[0], &d) != 0 })
+		if ties > 0 {
+			fit = fit[:ties]
 		}
 	}
 	switch len(fit) {
@@ -191,4 +193,23 @@ func describe(disks []Disk) string {
 		b.WriteString(")")
 	}
 	return b.String()
+}
+
+// ParseRate reads a rate in bits per second: digits and optionally k or K, M
+// or G (powers of 1000), as in 500M.
+func ParseRate(s string) (int64, error) {
+	digits, unit := s, int64(1)
+	if n := len(s); n > 0 {
+		if exp := strings.IndexByte("KMG", strings.ToUpper(s)[n-1]); exp >= 0 {
+			digits = s[:n-1]
+			for range exp + 1 {
+				unit *= 1000
+			}
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > 1e13/unit {
+		return 0, fmt.Errorf("api: rate %q: want bits per second above 0, such as 500M", s)
+	}
+	return n * unit, nil
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -39,11 +38,14 @@ type Manifest struct {
 	Map MapInfo `json:"map"`
 }
 
-// GPT is the part of a GPT header that depends on the disk's size, in sectors
-// (UEFI 2.10, 5.3.2).
+// GPT is the part of a GPT that depends on the disk's size, in sectors
+// (UEFI 2.10, 5.2.3 and 5.3.2).
 type GPT struct {
 	AlternateLBA  uint64 `json:"alternate_lba"`
 	LastUsableLBA uint64 `json:"last_usable_lba"`
+	// ProtectiveSize is the length of the protective MBR's one partition. It is
+	// 0 where fitting leaves the MBR alone, because it is a hybrid one.
+	ProtectiveSize uint32 `json:"protective_size,omitempty"`
 }
 
 // Partition is one partition as found at capture.
@@ -108,12 +110,8 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("image: manifest of %d bytes, at most %d: %w", len(b), maxManifest, ErrFormat)
 	}
 	m := new(Manifest)
-	d := json.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(m); err != nil {
+	if err := json.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("image: manifest: %v: %w", err, ErrFormat)
-	}
-	if d.More() {
-		return nil, fmt.Errorf("image: manifest: bytes after its end: %w", ErrFormat)
 	}
 	if err := m.check(); err != nil {
 		return nil, err
@@ -140,7 +138,7 @@ func (m *Manifest) check() error {
 		return bad("partition table %q and GPT fields do not go together", m.Table)
 	case len(m.Partitions) > maxPartitions:
 		return bad("%d partitions", len(m.Partitions))
-	case m.Map.Regions < 0 || m.Map.Regions > maxEntries || m.Map.Chunks < 0 || m.Map.Chunks > m.Map.Regions:
+	case m.Map.Regions < 0 || m.Map.Regions > MaxEntries || m.Map.Chunks < 0 || m.Map.Chunks > m.Map.Regions:
 		return bad("%d regions, %d chunks", m.Map.Regions, m.Map.Chunks)
 	}
 	if g := m.GPT; g != nil {

@@ -11,8 +11,11 @@ const (
 	mapMagic   = "HUCKMAP\x01" // seven letters and the format version
 	mapHeader  = 24
 	mapEntry   = 48
-	maxEntries = 1 << 24 // 4 TiB of used regions in an 805 MB map
 )
+
+// MaxEntries is how many regions a chunk map may have: 4 TiB of regions with a
+// used block, in a map of 805 MB.
+const MaxEntries = 1 << 24
 
 // ErrFormat is wrapped by every error about bytes that are not what FORMAT.md
 // says.
@@ -52,7 +55,7 @@ func ParseMap(b []byte, diskSize int64) (*Map, error) {
 		return nil, fmt.Errorf("image: chunk map: unknown required features %#x: %w", f, ErrFormat)
 	}
 	n := binary.LittleEndian.Uint64(b[16:])
-	if n > maxEntries || uint64(len(b)-mapHeader) != n*mapEntry {
+	if n > MaxEntries || uint64(len(b)-mapHeader) != n*mapEntry {
 		return nil, fmt.Errorf("image: chunk map: %d entries in %d bytes: %w", n, len(b), ErrFormat)
 	}
 	m := &Map{Entries: make([]Entry, n)}
@@ -71,8 +74,8 @@ func ParseMap(b []byte, diskSize int64) (*Map, error) {
 }
 
 func (m *Map) check(diskSize int64) error {
-	if len(m.Entries) > maxEntries {
-		return fmt.Errorf("image: chunk map: %d entries, at most %d: %w", len(m.Entries), maxEntries, ErrFormat)
+	if len(m.Entries) > MaxEntries {
+		return fmt.Errorf("image: chunk map: %d entries, at most %d: %w", len(m.Entries), MaxEntries, ErrFormat)
 	}
 	if diskSize < 0 || diskSize > MaxDiskSize {
 		return fmt.Errorf("image: disk size %d outside 0 to %d: %w", diskSize, int64(MaxDiskSize), ErrFormat)

@@ -36,6 +36,9 @@ func ParseRef(s string) (Ref, error) {
 		if err != nil {
 			return Ref{}, fmt.Errorf("image: reference %.120q: %v", s, err)
 		}
+		if id.IsZero() { // it would read as no digest at all
+			return Ref{}, fmt.Errorf("image: reference %q: no image has that digest", s)
+		}
 		r.Digest = id
 		if name == "" {
 			return r, nil
