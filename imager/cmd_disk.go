@@ -1,0 +1,227 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"huck/imager/api"
+	"huck/imager/capture"
+	"huck/imager/disk"
+	"huck/imager/image"
+	"huck/imager/install"
+	"huck/imager/receive"
+	"huck/imager/store"
+)
+
+type captureCmd struct {
+	Disk string `arg:"" help:"A block device or a file."`
+	storeFlag
+	Name    string  `required:"" help:"The image's name; its next version is created."`
+	Parent  string  `placeholder:"REF" help:"The image this one derives from."`
+	Raw     rawFlag `placeholder:"N,…" help:"Take every partition whole or, with =N,…, these."`
+	Force   bool    `help:"Capture a mounted or dirty source all the same."`
+	SkipBad bool    `help:"Go on at read errors; what cannot be read becomes zeros and is listed."`
+	Workers int     `help:"Cores to use; all by default." default:"0"`
+}
+
+// Run captures a disk.
+func (c *captureCmd) Run(a *app) error {
+	if err := image.CheckName(c.Name); err != nil {
+		return usageError{err}
+	}
+	st, err := c.open(a, true)
+	if err != nil {
+		return err
+	}
+	parent := ""
+	if c.Parent != "" {
+		tag, err := resolve(a.ctx, st, c.Parent)
+		if err != nil {
+			return err
+		}
+		parent = tag.Ref().String()
+	}
+	dev, err := disk.Open(c.Disk, false)
+	if err != nil {
+		return err
+	}
+	defer dev.Close() // opened for reading: nothing can be lost
+	p := a.ui.progress("capture " + c.Disk)
+	r, err := capture.Run(a.ctx, capture.Config{
+		Device: dev, Store: st, Name: c.Name, Parent: parent, RawAll: c.Raw.all, Raw: c.Raw.parts, Force: c.Force, SkipBad: c.SkipBad,
+		Workers: c.Workers, Log: a.log,
+		Progress: func(done, total int64) { p.Set(done, total, "") },
+	})
+	p.Stop()
+	if err != nil {
+		return err
+	}
+	return a.ui.result(r, "%s@%s: %s used, %s encoded, %s new in the store, %.1f s",
+		r.Ref, r.Digest.Short(), size(r.ImageBytes), size(r.EncodedBytes), size(r.NewBytes), r.Seconds)
+}
+
+// rawFlag is --raw (all partitions) or --raw=N,… (these).
+type rawFlag struct {
+	all   bool
+	parts []int
+}
+
+// IsBool lets the flag stand without a value.
+func (*rawFlag) IsBool() bool { return true }
+
+// Decode implements kong.MapperValue.
+func (f *rawFlag) Decode(ctx *kong.DecodeContext) error {
+	if ctx.Scan.Peek().Type != kong.FlagValueToken {
+		f.all = true
+		return nil
+	}
+	for field := range strings.SplitSeq(ctx.Scan.Pop().String(), ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%q is no partition number", field)
+		}
+		f.parts = append(f.parts, n)
+	}
+	return nil
+}
+
+// installFlags are common to install and receive.
+type installFlags struct {
+	To     string `required:"" placeholder:"DISK" help:"A block device, a file (created at the image's disk size), or \"discard\"."`
+	NoPlan bool   `help:"Write everything without reading the disk first."`
+	Unused string `enum:"leave,discard,zero" default:"leave" help:"What becomes of unused blocks: leave, discard (TRIM) or zero."`
+	Verify bool   `help:"Read everything back at the end and compare."`
+}
+
+func (f installFlags) options(a *app, p *progress) install.Options {
+	return install.Options{NoPlan: f.NoPlan, Verify: f.Verify, Unused: f.Unused, Log: a.log, Progress: p.Install}
+}
+
+func (a *app) done(r api.Result) error {
+	return a.ui.result(r, "%s: %s, %d chunks were in place, %s written, %.1f s",
+		r.Image, size(r.ImageBytes), r.ChunksInPlace, size(r.WrittenBytes), r.Seconds)
+}
+
+type installCmd struct {
+	refArg
+	storeFlag
+	installFlags
+}
+
+// Run installs an image from a store.
+func (c *installCmd) Run(a *app) (err error) {
+	st, err := c.open(a, false)
+	if err != nil {
+		return err
+	}
+	_, img, err := c.openImage(a.ctx, st)
+	if err != nil {
+		return err
+	}
+	dev, err := receive.OpenTarget(c.To, img)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := dev.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("close %s: %w", c.To, cerr)
+		}
+	}()
+	p := a.ui.progress("install " + c.Ref)
+	defer p.Stop()
+	job, err := install.New(img, dev, c.options(a, p))
+	if err != nil {
+		return err
+	}
+	r, err := job.Run(a.ctx, install.FromStore(st))
+	if err != nil {
+		return err
+	}
+	if r.EncodedBytes, err = store.EncodedBytes(st, img); err != nil {
+		return err
+	}
+	return a.done(r)
+}
+
+type verifyCmd struct {
+	refArg
+	storeFlag
+	Against string `required:"" placeholder:"DISK" help:"The disk to compare with the image."`
+}
+
+// verifyResult is what verify found.
+type verifyResult struct {
+	Event   string   `json:"event"`
+	Image   image.ID `json:"image"`
+	Regions int      `json:"regions"`
+	Differ  int      `json:"differ"`
+	// BackupGPT says that the backup GPT is not the one that belongs there.
+	BackupGPT bool `json:"backup_gpt,omitempty"`
+	// Chunks, Bytes and EncodedBytes are what a reimage would fetch.
+	Chunks       int     `json:"chunks"`
+	Bytes        int64   `json:"bytes"`
+	EncodedBytes int64   `json:"encoded_bytes"`
+	Seconds      float64 `json:"seconds"`
+}
+
+// Run compares a disk with an image.
+func (c *verifyCmd) Run(a *app) error {
+	start := time.Now()
+	st, err := c.open(a, false)
+	if err != nil {
+		return err
+	}
+	tag, img, err := c.openImage(a.ctx, st)
+	if err != nil {
+		return err
+	}
+	dev, err := disk.Open(c.Against, false)
+	if err != nil {
+		return err
+	}
+	defer dev.Close() // opened for reading: nothing can be lost
+	p := a.ui.progress("verify " + c.Against)
+	v, err := install.Verify(a.ctx, img, dev, p.Install)
+	p.Stop()
+	if err != nil {
+		return err
+	}
+	r := verifyResult{Event: "done", Image: tag.Digest, Regions: v.Regions, Differ: len(v.Differ), BackupGPT: v.BackupGPT}
+	seen := make(map[uint32]bool)
+	for _, entry := range v.Differ {
+		n := img.Layout.Number(entry)
+		if seen[n] {
+			continue
+		}
+		seen[n] = true
+		enc, size, ok := st.Lookup(img.Layout.ID(n))
+		if !ok {
+			return fmt.Errorf("image %s: chunk %s is not in the store: %w", c.Ref, img.Layout.ID(n).Short(), store.ErrNotFound)
+		}
+		r.Chunks++
+		r.Bytes += int64(size)
+		r.EncodedBytes += int64(enc)
+	}
+	r.Seconds = time.Since(start).Seconds()
+	if err := a.ui.result(r, "%d of %d regions differ; a reimage fetches %d chunks, %s encoded", r.Differ, r.Regions, r.Chunks, size(r.EncodedBytes)); err != nil {
+		return err
+	}
+	if !v.Equal() {
+		return fmt.Errorf("%s: %w", c.Against, errDiffers)
+	}
+	return nil
+}
+
+// readToken reads a bearer token from a file.
+func readToken(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", usageError{fmt.Errorf("token: %w", err)}
+	}
+	return strings.TrimSpace(string(b)), nil
+}
