@@ -1,0 +1,68 @@
+# One target a job; `make help` lists them. Everything that a target needs is
+# installed first (build/bootstrap.sh); results are in build/out/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.ONESHELL:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+export PATH := $(shell build/bootstrap.sh --go-path):$(PATH)
+export CGO_ENABLED ?= 0
+
+FUZZTIME ?= 60s
+# The tests that need neither root nor a virtual machine.
+UNIT = $$(go list ./... | grep -v /qemu-tests)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+.PHONY: demo
+demo: deps ## image two virtual machines from a real Debian disk and watch it
+	go run ./qemu-tests/demo
+
+.PHONY: build
+build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
+	go run ./build all
+	go build -trimpath -o build/out/ ./imager ./bootserver
+
+.PHONY: test
+test: deps ## all tests; needs root
+	$(MAKE) check test-unit test-qemu
+
+.PHONY: check
+check: deps ## gofmt, vet, staticcheck, import directions
+	go test -count=1 ./build
+
+.PHONY: test-unit
+test-unit: deps-unit ## tests without virtual machines; as root also those in network namespaces
+	CGO_ENABLED=1 go test -race -timeout 10m $(UNIT)
+
+.PHONY: test-qemu
+test-qemu: deps ## tests that boot virtual machines; needs root
+	go test -count=1 -timeout 40m -v ./qemu-tests/...
+
+.PHONY: test-all
+test-all: test fuzz ## make test and FUZZTIME (60s) of every fuzz target
+
+.PHONY: fuzz
+fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target
+	for pkg in $$(go list ./...); do
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do
+	    echo "$$pkg $$target"
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg
+	  done
+	done
+
+.PHONY: bench-boot
+bench-boot: deps ## how long each part of a boot takes, and the appliance's sizes
+	go run ./qemu-tests/bench
+
+.PHONY: deps deps-unit
+deps:
+	@build/bootstrap.sh all >/dev/null
+deps-unit:
+	@build/bootstrap.sh go unit >/dev/null
+
+.PHONY: clean
+clean: ## remove build/out/
+	rm -rf build/out

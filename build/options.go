@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// options are the flags of all commands: they are few, and each command takes what it needs.
+type options struct {
+	root     string // the checkout
+	out      string
+	cache    string
+	source   string
+	kernel   string
+	firmware string
+	overlay  string
+	ipxe     string
+	noIPXE   bool
+	jobs     int
+}
+
+// fromEnv names the variable that stands in for a flag that is not given.
+var fromEnv = []struct{ flag, variable string }{
+	{"cache", "HUCK_CACHE"}, {"source", "KERNEL_SOURCE"}, {"kernel", "KERNEL"}, {"firmware", "FIRMWARE"},
+	{"overlay", "OVERLAY"}, {"ipxe", "IPXE"},
+}
+
+func (o *options) flagSet() *flag.FlagSet {
+	f := flag.NewFlagSet("build", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&o.cache, "cache", "", "`folder` for built kernels, outside the tree (HUCK_CACHE; default the user's cache folder + /huck)")
+	f.StringVar(&o.source, "source", "", "kernel source `tarball` (KERNEL_SOURCE; default "+kernelSource+", Debian's)")
+	f.StringVar(&o.kernel, "kernel", "", "take this ready `bzImage` and build none (KERNEL)")
+	f.StringVar(&o.firmware, "firmware", "", "`folder` to ship as /lib/firmware in the initramfs (FIRMWARE)")
+	f.StringVar(&o.overlay, "overlay", "", "`folder` laid over the initramfs' root: CA, public keys (OVERLAY)")
+	f.StringVar(&o.ipxe, "ipxe", "", "`folder` with undionly.kpxe, snponly.efi, ipxe.efi (IPXE; default "+ipxeFolder+")")
+	f.BoolVar(&o.noIPXE, "no-ipxe", false, "leave iPXE out of the netboot folder")
+	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many compilers at once")
+	return f
+}
+
+// complete fills in from the environment and the defaults what no flag set.
+func (o *options) complete(e env) error {
+	value := map[string]*string{
+		"cache": &o.cache, "source": &o.source, "kernel": &o.kernel, "firmware": &o.firmware,
+		"overlay": &o.overlay, "ipxe": &o.ipxe,
+	}
+	for _, v := range fromEnv {
+		if p := value[v.flag]; *p == "" {
+			*p = e.getenv(v.variable)
+		}
+	}
+	var err error
+	if o.root, err = findRoot(); err != nil {
+		return err
+	}
+	o.out = filepath.Join(o.root, "build", "out")
+	if o.cache == "" {
+		if o.cache, err = defaultCache(e); err != nil {
+			return err
+		}
+	}
+	if o.source == "" {
+		o.source = kernelSource
+	}
+	if o.ipxe == "" {
+		o.ipxe = ipxeFolder
+	}
+	return nil
+}
+
+func defaultCache(e env) (string, error) {
+	if dir := e.getenv("XDG_CACHE_HOME"); dir != "" {
+		return filepath.Join(dir, "huck"), nil
+	}
+	if home := e.getenv("HOME"); home != "" {
+		return filepath.Join(home, ".cache", "huck"), nil
+	}
+	return "", errors.New("no cache folder: set HUCK_CACHE, XDG_CACHE_HOME or HOME, or give --cache")
+}
+
+// findRoot climbs from the working directory to the checkout.
+func findRoot() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "kernel-config")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s is not inside the checkout (no kernel-config folder above it): change into it first", start)
+		}
+	}
+}
+
+func printHelp(w io.Writer, f *flag.FlagSet) {
+	fmt.Fprint(w, `usage: go run ./build COMMAND [flags]
+
+  kernel      the appliance's kernel              build/out/vmlinuz
+  initramfs   its only program and root folder    build/out/initramfs.cpio.zst
+  netboot     both, iPXE and boot.json            build/out/netboot/
+  all         everything above
+
+flags (they win over the variables in brackets)
+`)
+	f.SetOutput(w)
+	f.PrintDefaults()
+	fmt.Fprint(w, "\nexit codes: 0 done, 1 failed, 2 usage, 130 interrupted\n")
+}
