@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"huck/bootserver/boot"
+	"huck/bootserver/dhcp"
+)
+
+// blocks returns the text of the fenced blocks of BOOTING.md with that word
+// after the fence.
+func blocks(t *testing.T, word string) []string {
+	t.Helper()
+	text, err := os.ReadFile("BOOTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for part := range strings.SplitSeq(string(text), "\n```"+word+"\n") {
+		body, _, ok := strings.Cut(part, "\n```")
+		if !ok {
+			t.Fatalf("a block %q does not end", word)
+		}
+		found = append(found, body+"\n")
+	}
+	if len(found) < 2 {
+		t.Fatalf("BOOTING.md has no block %q", word)
+	}
+	return found[1:]
+}
+
+// unhex reads lines of "hex  comment".
+func unhex(t *testing.T, text string) []byte {
+	t.Helper()
+	var b []byte
+	for line := range strings.Lines(text) {
+		digits, _, _ := strings.Cut(line, "  ")
+		part, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(digits), " ", ""))
+		if err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		b = append(b, part...)
+	}
+	return b
+}
+
+type noStore struct{}
+
+func (noStore) Put(context.Context, string, []byte) error { return nil }
+func (noStore) List(context.Context, string) (map[string][]byte, error) {
+	return nil, nil
+}
+
+// TestBootingExamples answers the requests in BOOTING.md and compares with the
+// replies there, byte by byte.
+func TestBootingExamples(t *testing.T) {
+	server := &url.URL{Scheme: "http", Host: "10.0.0.1:8480"}
+	s := &site{url: server, files: boot.Folder(netboot(t))}
+	own := netip.MustParsePrefix("10.0.0.1/24")
+	pool, err := dhcp.ParsePool("10.0.0.50-10.0.0.250")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := dhcp.NewResponder(t.Context(), dhcp.Config{Server: own.Addr(), Subnet: own, Pool: pool, ServerURL: server.String(), BootFile: s.bootFile}, noStore{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests, replies := blocks(t, "dhcp-request"), blocks(t, "dhcp-reply")
+	if len(requests) != len(replies) {
+		t.Fatalf("%d requests, %d replies", len(requests), len(replies))
+	}
+	for i := range requests {
+		req, err := dhcpv4.FromBytes(frame(t, requests[i]))
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		reply, err := r.Handle(t.Context(), req, time.Unix(1e9, 0))
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		want := frame(t, replies[i])
+		if got := reply.ToBytes(); string(got[:len(want)]) != string(want) || strings.Trim(string(got[len(want):]), "\x00") != "" {
+			t.Errorf("reply %d is\n% x\nwant\n% x", i, got, want)
+		}
+	}
+	if got, want := boot.Script(server, ""), blocks(t, "ipxe")[0]; got != want {
+		t.Errorf("the script is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// frame reads a message in which sname and file are written as lengths of
+// zeros: "0 × N" stands for N zero bytes.
+func frame(t *testing.T, text string) []byte {
+	t.Helper()
+	var b []byte
+	for line := range strings.Lines(text) {
+		if n, ok := strings.CutPrefix(line, "00 × "); ok {
+			count, _, _ := strings.Cut(n, " ")
+			var zeros int
+			for _, c := range strings.TrimSpace(count) {
+				zeros = zeros*10 + int(c-'0')
+			}
+			b = append(b, make([]byte, zeros)...)
+			continue
+		}
+		b = append(b, unhex(t, line)...)
+	}
+	return b
+}

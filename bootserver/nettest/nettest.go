@@ -1,0 +1,100 @@
+// Package nettest runs a test in a network of its own: new network and mount
+// namespaces that vanish with the process, so that nothing is left behind and
+// no port is anybody else's.
+package nettest
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+const inside = "HUCK_NETTEST"
+
+// Isolate returns true in a process that has the network for itself. At first
+// it starts that process, which runs the calling test only, reports its
+// outcome as t's, and returns false.
+func Isolate(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(inside) == t.Name() {
+		prepare(t)
+		return true
+	}
+	if os.Getuid() != 0 {
+		skip(t, "not root")
+	}
+	Tool(t, "ip")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
+	cmd.Env = append(os.Environ(), inside+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "--- SKIP") {
+		t.Skipf("%s", out)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	return false
+}
+
+// prepare makes the mount namespace private, so that `ip netns` can keep its
+// names in it.
+func prepare(t *testing.T) {
+	t.Helper()
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", "/run/netns", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	Run(t, "ip link set lo up")
+}
+
+// Veth makes a cable: the end "srv" here with the given address, the end "cli"
+// in the namespace "client". An empty address gives none.
+func Veth(t *testing.T, address string) {
+	t.Helper()
+	Run(t, "ip netns add client")
+	Run(t, "ip link add srv type veth peer name cli netns client")
+	if address != "" {
+		Run(t, "ip addr add "+address+" dev srv")
+	}
+	Run(t, "ip link set srv up")
+	Run(t, "ip -n client link set lo up")
+	Run(t, "ip -n client link set cli up")
+}
+
+// Tool skips the test, or fails it when REQUIRE_TOOLS=1, if a program is not
+// installed.
+func Tool(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		skip(t, err.Error())
+	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("REQUIRE_TOOLS") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// Run runs a command line of plain words, fails the test if it fails, and
+// returns its output, both streams.
+func Run(t *testing.T, line string) string {
+	t.Helper()
+	w := strings.Fields(line)
+	out, err := exec.CommandContext(t.Context(), w[0], w[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}

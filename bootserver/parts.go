@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"huck/bootserver/boot"
+	"huck/bootserver/dhcp"
+	"huck/bootserver/ra"
+	"huck/bootserver/tftp"
+	"huck/bootserver/web"
+	"huck/imager/api"
+)
+
+// openImages opens the library and, knowing all parts now, the handler.
+func (s *site) openImages() (err error) {
+	s.library, err = openLibrary(filepath.Join(s.cmd.Data, "images"), s.set.ifi, s.set.own.Addr(), s.set.rate, web.Authorize(s.nodes), s.log)
+	if err != nil {
+		return err
+	}
+	s.tasks = append(s.tasks, task{"cast", s.library.cast.Run}, task{"origin", s.library.origin.Run})
+	s.web.SetHandler(web.Handler(web.Config{
+		Nodes: s.nodes, Events: s.events, Files: s.files, Server: s.url, Append: s.cmd.Append,
+		Images: s.library.origin.Handler(), Resolve: s.library.origin.Resolve, Tags: s.library.store.Tags,
+		Scripted: func(mac string) { s.boot(mac, "ipxe", "boot script sent") },
+		Log:      s.log,
+	}))
+	return nil
+}
+
+// boot notes a step of a boot before the appliance runs.
+func (s *site) boot(mac, step, message string) {
+	s.events.Add(api.Event{Type: api.EventServer, Node: s.nodes.ByMAC(mac), Step: step, State: api.StepDone, Message: mac + " " + message})
+}
+
+func (s *site) openDHCP() error {
+	if !s.set.authoritative {
+		return nil
+	}
+	cfg := s.set.dhcp
+	cfg.ServerURL = s.url.String()
+	cfg.BootFile = s.bootFile
+	s.pool = cfg.Pool.String()
+	r, err := dhcp.NewResponder(s.ctx, cfg, s.state)
+	if err != nil {
+		return err
+	}
+	server, err := dhcp.Listen(s.ctx, dhcp.ServerConfig{Interface: s.set.ifi, Responder: r, Answered: s.leased, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, server)
+	s.tasks = append(s.tasks, task{"dhcp", server.Run}, task{"ra", ra.New(s.set.ifi, s.log).Run})
+	return nil
+}
+
+// bootFile is what a machine's firmware is told to load.
+func (s *site) bootFile(c dhcp.Client) dhcp.Boot {
+	if c.IPXE {
+		return dhcp.Boot{File: boot.ScriptURL(s.url, c.MAC.String())}
+	}
+	name := boot.Loader(uint16(c.Arch))
+	if name == "" || len(s.files.Missing(name)) > 0 {
+		s.log.Warn("no boot loader for this machine's firmware", "mac", c.MAC.String(), "arch", c.Arch.String(), "file", name)
+		return dhcp.Boot{}
+	}
+	return dhcp.Boot{File: name}
+}
+
+func (s *site) leased(_, reply *dhcpv4.DHCPv4) {
+	if reply.MessageType() != dhcpv4.MessageTypeAck {
+		return
+	}
+	words := "has " + reply.YourIPAddr.String()
+	if reply.BootFileName != "" {
+		words += ", boots " + reply.BootFileName
+	}
+	s.boot(reply.ClientHWAddr.String(), "dhcp", words)
+}
+
+// openTFTP is needed where our DHCP names it. Elsewhere somebody else's may,
+// but then a port that is taken is no reason not to serve.
+func (s *site) openTFTP() error {
+	server, err := tftp.Listen(s.ctx, tftp.Config{Interface: s.set.ifi, Port: 69, Files: s.files, Log: s.log,
+		Served: func(peer net.IP, name string, n int64) {
+			s.events.Add(api.Event{Type: api.EventServer, Step: "tftp", State: api.StepDone, Message: fmt.Sprintf("%v took %s, %d bytes", peer, name, n)})
+		}})
+	if err != nil && !s.set.authoritative {
+		s.log.Warn("no TFTP", "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, server)
+	s.tasks = append(s.tasks, task{"tftp", server.Run})
+	return nil
+}

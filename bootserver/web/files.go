@@ -1,0 +1,49 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+
+	"huck/bootserver/boot"
+	"huck/imager/origin"
+)
+
+// script answers with the iPXE script. The MAC in the query is for the diary
+// only: a machine's identity is what its appliance registers.
+func (s *server) script(w http.ResponseWriter, r *http.Request) {
+	setWriteDeadline(w, answerTime)
+	mac := ""
+	if hw, err := net.ParseMAC(r.URL.Query().Get("mac")); err == nil && len(hw) == 6 {
+		mac = hw.String()
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	fmt.Fprint(w, boot.Script(s.Server, s.Append)) // a client that left is no fault
+	if s.Scripted != nil && r.Method == http.MethodGet {
+		s.Scripted(mac)
+	}
+}
+
+// bootFile serves the netboot folder, ranges included.
+func (s *server) bootFile(w http.ResponseWriter, r *http.Request) {
+	setWriteDeadline(w, sendTime)
+	name := r.PathValue("name")
+	file, info, err := s.Files.Open(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, boot.ErrName):
+		s.Log.Info("web: no such boot file", "peer", r.RemoteAddr, "file", name)
+		origin.WriteError(w, http.StatusNotFound, "not_found", fmt.Errorf("web: no boot file %.120q", name))
+		return
+	case err != nil:
+		s.Log.Warn("web: boot file", "peer", r.RemoteAddr, "file", name, "err", err)
+		origin.WriteError(w, http.StatusNotFound, "not_found", fmt.Errorf("web: boot file %.120q cannot be read", name))
+		return
+	}
+	defer file.Close()
+	s.Log.Info("web: boot file", "peer", r.RemoteAddr, "file", name, "bytes", info.Size())
+	w.Header().Set("Content-Type", "application/octet-stream")
+	http.ServeContent(w, r, "", info.ModTime(), file)
+}
