@@ -1,0 +1,8 @@
+// Package bootos finds the system that is installed on a disk the way its own
+// boot loader would, through Boot Loader Specification entries or grub.cfg, and
+// starts it with kexec: its kernel, its initrds, its command line, nothing
+// added and nothing left out.
+//
+// Only the given disk is looked at. A boot loader's "search" by UUID or label
+// could otherwise find another disk with an old copy of the same system.
+package bootos

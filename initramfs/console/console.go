@@ -1,0 +1,214 @@
+// Package console talks to the people in front of a machine: every console
+// that the kernel knows gets every line, one that does not take it (a serial
+// line held by flow control) loses it and holds nobody up, and pressing Enter
+// on any of them opens a shell there, once that is offered.
+package console
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Console is all consoles of a machine.
+type Console struct {
+	ttys  []*tty
+	offer chan struct{}
+	once  sync.Once
+	wg    sync.WaitGroup
+	stop  context.CancelFunc
+}
+
+// depth is how many lines wait for a slow console before they are lost: at
+// 115200 baud a second's worth.
+const depth = 128
+
+// tty is one console.
+type tty struct {
+	path  string
+	out   io.Writer
+	in    *os.File // nil where nothing can be typed
+	lines chan string
+
+	mu   sync.Mutex
+	lost int
+	held bool // a shell has the tty
+}
+
+// Open opens the consoles that are active according to sysfs, e.g. "tty0
+// ttyS0" in /sys/class/tty/console/active. Lines go to fallback where none can
+// be opened.
+func Open(active, dev string, fallback io.Writer) *Console {
+	var ttys []*tty
+	b, err := os.ReadFile(active)
+	if err != nil {
+		fmt.Fprintf(fallback, "huck: %v\n", err)
+	}
+	for _, name := range strings.Fields(string(b)) {
+		if name == "tty0" {
+			name = "tty1" // tty0 is whichever is in front; a shell needs a certain one
+		}
+		path := filepath.Join(dev, name)
+		// Non-blocking, so that neither a missing carrier nor a full line can hold us up.
+		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			fmt.Fprintf(fallback, "huck: console: %v\n", err)
+			continue
+		}
+		ttys = append(ttys, &tty{path: path, out: f, in: f})
+	}
+	if len(ttys) == 0 {
+		ttys = []*tty{{out: fallback}}
+	}
+	return start(ttys)
+}
+
+// New returns a console that only writes, to w.
+func New(w io.Writer) *Console { return start([]*tty{{out: w}}) }
+
+func start(ttys []*tty) *Console {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Console{ttys: ttys, offer: make(chan struct{}), stop: cancel}
+	for _, t := range ttys {
+		t.lines = make(chan string, depth)
+		c.wg.Go(func() { t.write(ctx) })
+	}
+	return c
+}
+
+// Close waits for at most a second until all lines are out, then lets go.
+func (c *Console) Close() {
+	until := time.Now().Add(time.Second)
+	for _, t := range c.ttys {
+		for len(t.lines) > 0 && time.Now().Before(until) {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	c.stop()
+	for _, t := range c.ttys {
+		if t.in != nil {
+			t.in.Close()
+		}
+	}
+	c.wg.Wait()
+}
+
+// Printf writes a line, "huck: …", to every console. It never blocks.
+func (c *Console) Printf(format string, args ...any) {
+	line := "huck: " + strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\nhuck:   ") + "\r\n"
+	for _, t := range c.ttys {
+		t.mu.Lock()
+		if !t.held {
+			select {
+			case t.lines <- line:
+			default:
+				t.lost++
+			}
+		}
+		t.mu.Unlock()
+	}
+}
+
+// write takes lines to the tty.
+func (t *tty) write(ctx context.Context) {
+	for {
+		select {
+		case line := <-t.lines:
+			if f, ok := t.out.(*os.File); ok {
+				// A regular file or pipe has no deadline, and needs none.
+				_ = f.SetWriteDeadline(time.Now().Add(5 * time.Second))
+			}
+			t.mu.Lock()
+			lost := t.lost
+			t.lost = 0
+			t.mu.Unlock()
+			if lost > 0 {
+				line = fmt.Sprintf("huck: %d lines lost, this console was too slow\r\n", lost) + line
+			}
+			// A console that fails is no reason to stop, and there is nowhere to say so.
+			_, _ = io.WriteString(t.out, line)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Offer lets Enter open a shell on any console from now on. The shell runs
+// with the tty's path until it ends; meanwhile no lines are written there.
+// Only the first call counts.
+func (c *Console) Offer(ctx context.Context, shell func(ctx context.Context, tty string) error) {
+	c.once.Do(func() {
+		for _, t := range c.ttys {
+			if t.in != nil {
+				c.wg.Go(func() { t.listen(ctx, c, shell) })
+			}
+		}
+		close(c.offer)
+	})
+}
+
+// Offered tells whether Offer was called.
+func (c *Console) Offered() bool {
+	select {
+	case <-c.offer:
+		return true
+	default:
+		return false
+	}
+}
+
+// Main returns the path of the console that the kernel prefers, the last one;
+// empty if nothing can be typed on any.
+func (c *Console) Main() string { return c.ttys[len(c.ttys)-1].path }
+
+// Shell runs a shell on the console with that path until it ends.
+func (c *Console) Shell(ctx context.Context, path string, shell func(ctx context.Context, tty string) error) {
+	for _, t := range c.ttys {
+		if t.path == path && path != "" {
+			t.shell(ctx, c, shell)
+		}
+	}
+}
+
+func (t *tty) listen(ctx context.Context, c *Console, shell func(context.Context, string) error) {
+	// What was typed before the offer answers no offer.
+	_ = unix.IoctlSetInt(int(t.in.Fd()), unix.TCFLSH, unix.TCIFLUSH)
+	_ = unix.SetNonblock(int(t.in.Fd()), true) // Fd made it blocking
+	var buf [256]byte
+	for {
+		n, err := t.in.Read(buf[:])
+		if err != nil || ctx.Err() != nil {
+			return
+		}
+		if strings.ContainsAny(string(buf[:n]), "\r\n") {
+			t.shell(ctx, c, shell)
+		}
+	}
+}
+
+func (t *tty) shell(ctx context.Context, c *Console, shell func(context.Context, string) error) {
+	c.Printf("a shell on %s; the boot goes on", t.path)
+	for len(t.lines) > 0 && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.hold(true)
+	err := shell(ctx, t.path)
+	t.hold(false)
+	if err != nil {
+		c.Printf("shell on %s: %v", t.path, err)
+	}
+	c.Printf("the shell on %s has ended, Enter opens another", t.path)
+}
+
+func (t *tty) hold(held bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.held = held
+}

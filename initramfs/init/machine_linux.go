@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"huck/imager/api"
+	"huck/imager/disk"
+	"huck/imager/receive"
+	"huck/initramfs/bootos"
+	"huck/initramfs/inventory"
+	"huck/initramfs/network"
+)
+
+// thisMachine is the machine that we run on.
+type thisMachine struct {
+	log  *slog.Logger
+	uefi bool
+	// last is what Leave does.
+	last func()
+}
+
+// mountDir is where the installed system's filesystems are mounted to find its kernel.
+const mountDir = "/run/huck-disk"
+
+func (m *thisMachine) Inventory() api.Inventory {
+	i := inventory.Roots{}.Collect(m.log)
+	i.MACs = network.MACs("")
+	m.uefi = i.Firmware == "uefi"
+	return i
+}
+
+func (m *thisMachine) Disks() ([]api.Disk, error) { return disk.List() }
+
+func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Result, error) {
+	return receive.Run(ctx, cfg)
+}
+
+func (m *thisMachine) Reread(path string) error { return disk.Reread(path) }
+
+// Activity is the disk's line of statistics (Documentation/admin-guide/iostats.rst).
+func (m *thisMachine) Activity(path string) string {
+	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(path), "stat"))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+func (m *thisMachine) Load(path string) (e bootos.Entry, err error) {
+	if err := os.MkdirAll(mountDir, 0o755); err != nil {
+		return e, err
+	}
+	d, err := bootos.Mount(path, mountDir, m.log)
+	if err != nil {
+		return e, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if e, err = bootos.Find(d.Volumes); err != nil {
+		return e, err
+	}
+	return e, d.Load(e, "/tmp", m.uefi)
+}
+
+func (m *thisMachine) Kexec() error    { return bootos.Reboot() }
+func (m *thisMachine) Reboot() error   { return power(unix.LINUX_REBOOT_CMD_RESTART) }
+func (m *thisMachine) PowerOff() error { return power(unix.LINUX_REBOOT_CMD_POWER_OFF) }
+
+func (m *thisMachine) Leave() {
+	m.last()
+	unix.Sync()
+}
+
+func power(cmd int) error {
+	if err := unix.Reboot(cmd); err != nil {
+		return fmt.Errorf("reboot(%#x): %w", cmd, err)
+	}
+	return nil
+}
+
+// macs puts the address of the interface that reached the server first.
+func macs(all []string, first string) []string {
+	if found := network.MACs(first); len(found) > 0 {
+		return found
+	}
+	return all
+}

@@ -1,0 +1,385 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"huck/imager/api"
+	"huck/imager/image"
+	"huck/imager/install"
+	"huck/imager/receive"
+	"huck/initramfs/bootos"
+	"huck/initramfs/cmdline"
+	"huck/initramfs/network"
+	"huck/initramfs/server"
+	"huck/initramfs/steps"
+)
+
+// boot is one boot of a machine, from the network to the system on its disk.
+type boot struct {
+	opts   cmdline.Options
+	bad    error // settings that make no sense
+	m      machine
+	net    networker
+	print  func(format string, args ...any)
+	offer  func() // lets people open a shell
+	log    *slog.Logger
+	run    *steps.Runner
+	events *server.Queue
+
+	inventory api.Inventory
+	leases    []network.Lease
+	lease     network.Lease // the one that leads to the server
+	server    *url.URL
+	client    *server.Client
+
+	// after is the serial of the last assignment carried out, or given up.
+	after uint64
+	// stay is set by "then wait": a finished machine does not start its disk on
+	// its own.
+	stay bool
+
+	disks disksSeen
+}
+
+// machine is what the boot does to the hardware and the kernel.
+type machine interface {
+	// Inventory is without disks and addresses.
+	Inventory() api.Inventory
+	Disks() ([]api.Disk, error)
+	Receive(ctx context.Context, cfg receive.Config) (api.Result, error)
+	Reread(path string) error
+	// Activity returns something else whenever the disk has done something.
+	Activity(path string) string
+	// Load finds the system on the disk and loads it for kexec.
+	Load(path string) (bootos.Entry, error)
+	// Kexec, Reboot and PowerOff return only on failure (or in a test).
+	Kexec() error
+	Reboot() error
+	PowerOff() error
+	// Leave is called before these three: nothing is to be done after them.
+	Leave()
+}
+
+// networker is a *network.Network.
+type networker interface {
+	Leases() <-chan network.Lease
+	Choose(ifname string)
+	String() string
+}
+
+// tell is the story of one boot. It returns when the machine is left, which
+// only tests live to see, or ctx is done.
+func (b *boot) tell(ctx context.Context) error {
+	for _, s := range []steps.Step{
+		{Name: "settings", Silence: 10 * time.Second, Do: b.settings},
+		{Name: "network", Silence: 20 * time.Second, MaxWait: 5 * time.Second, Do: b.network},
+		{Name: "server", Silence: 20 * time.Second, MaxWait: 10 * time.Second, Do: b.findServer},
+		{Name: "register", Silence: 30 * time.Second, Do: b.register},
+	} {
+		if err := b.run.Run(ctx, s); err != nil {
+			return err
+		}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	sender := make(chan struct{})
+	go func() { defer close(sender); b.events.Run(ctx, b.client.Post) }()
+	defer func() { stop(); <-sender }()
+
+	for {
+		a, err := b.assignment(ctx)
+		if err != nil {
+			return err
+		}
+		b.after = a.Serial
+		err = b.carryOut(ctx, a)
+		if errors.Is(err, errLeft) || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			b.giveUp(err)
+		}
+	}
+}
+
+// errLeft says that the machine has been left: kexec, reboot, power-off.
+var errLeft = errors.New("the machine has been left")
+
+// settings complains of a command line that makes no sense, but goes on with
+// what does.
+func (b *boot) settings(context.Context, func()) (string, error) {
+	if b.bad != nil {
+		b.log.Warn("kernel command line", "err", b.bad)
+	}
+	b.inventory = b.m.Inventory()
+	i := b.inventory
+	if err := b.lookAtDisks(); err != nil {
+		b.log.Warn("disks", "err", err)
+	}
+	return fmt.Sprintf("%s %s, serial %q, %s, %d CPUs, %d MiB, disks: %s",
+		i.Manufacturer, i.Product, i.Serial, i.Firmware, i.CPUs, i.Memory>>20, b.disks), nil
+}
+
+// network waits for a lease; package network works on it all the time.
+func (b *boot) network(ctx context.Context, _ func()) (string, error) {
+	if len(b.leases) > 0 {
+		return "", nil
+	}
+	select {
+	case l := <-b.net.Leases():
+		b.leases = append(b.leases, l)
+		return l.String(), nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("no lease: %s", b.net)
+	}
+}
+
+// findServer connects over every lease to the server it leads to; the first
+// that answers decides.
+func (b *boot) findServer(ctx context.Context, _ func()) (string, error) {
+	for more := true; more; {
+		select {
+		case l := <-b.net.Leases():
+			b.leases = slices.DeleteFunc(b.leases, func(o network.Lease) bool { return o.Interface == l.Interface })
+			b.leases = append(b.leases, l)
+		default:
+			more = false
+		}
+	}
+	type answer struct {
+		lease network.Lease
+		url   *url.URL
+		err   error
+	}
+	answers := make(chan answer, len(b.leases))
+	for _, l := range b.leases {
+		u := b.opts.Server
+		if u == nil {
+			u = l.Server
+		}
+		go func() { answers <- answer{l, u, reach(ctx, l, u)} }() // ends within reach's timeout
+	}
+	var errs []error
+	for range b.leases {
+		a := <-answers
+		if a.err == nil {
+			b.lease, b.server = a.lease, a.url
+			b.net.Choose(a.lease.Interface)
+			return fmt.Sprintf("%s over %s", a.url, a.lease.Interface), nil
+		}
+		errs = append(errs, a.err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// reach connects to a server from a lease's address.
+func reach(ctx context.Context, l network.Lease, u *url.URL) error {
+	if u == nil {
+		return fmt.Errorf("no server: huck.server= is not on the kernel command line, and DHCP server %s on %s names none (option %d, next-server)",
+			l.DHCP, l.Interface, network.OptionServer)
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.Addr.Addr(), 0))}
+	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return fmt.Errorf("server %s over %s: %w", u, l.Interface, err)
+	}
+	return c.Close()
+}
+
+// register makes the machine known.
+func (b *boot) register(ctx context.Context, _ func()) (string, error) {
+	if b.client == nil {
+		b.inventory.Address = b.lease.Addr.Addr().String()
+		b.inventory.MACs = macs(b.inventory.MACs, b.lease.Interface)
+		b.client = server.New(b.server, b.present)
+	}
+	reg, err := b.client.Register(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !reg.Known {
+		return fmt.Sprintf("node %s, unknown to the server so far", reg.Node), nil
+	}
+	return "node " + reg.Node, nil
+}
+
+// present is the inventory as it is now. Registering anew may happen at any
+// time, also while a disk is being written.
+func (b *boot) present() api.Inventory {
+	i := b.inventory
+	if d, err := b.m.Disks(); err == nil {
+		i.Disks = d
+	}
+	return i
+}
+
+// assignment waits for something to do, visibly, doing nothing.
+func (b *boot) assignment(ctx context.Context) (a api.Assignment, err error) {
+	err = b.run.Run(ctx, steps.Step{Name: "assignment", Silence: api.LongPoll + time.Minute, Do: func(ctx context.Context, alive func()) (string, error) {
+		waiting := time.AfterFunc(time.Second, func() {
+			b.print("waiting for an assignment (node %s, server %s)", b.client.Node(), b.server)
+			b.offer()
+		})
+		defer waiting.Stop()
+		for {
+			alive()
+			if a, err = b.client.Assignment(ctx, b.after); err != nil {
+				return "", err
+			}
+			if a.Serial != b.after && b.wanted(a) {
+				return describe(a), nil
+			}
+			if a.Serial != b.after {
+				b.after = a.Serial
+			} else if err := steps.Sleep(ctx, time.Second); err != nil { // a server that does not hold requests
+				return "", err
+			}
+		}
+	}})
+	return a, err
+}
+
+// wanted tells whether there is something to do.
+func (b *boot) wanted(a api.Assignment) bool {
+	return a.Action != api.ActionWait && !(b.stay && a.Action == api.ActionBoot)
+}
+
+func describe(a api.Assignment) string {
+	if a.Action == api.ActionInstall {
+		return fmt.Sprintf("install %s on disk %s, then %s", a.Ref, a.Disk, a.Then)
+	}
+	return fmt.Sprintf("%s from disk %s", a.Action, a.Disk)
+}
+
+// carryOut does what an assignment says.
+func (b *boot) carryOut(ctx context.Context, a api.Assignment) error {
+	switch a.Action {
+	case api.ActionInstall:
+		return b.install(ctx, a)
+	case api.ActionBoot:
+		return b.start(ctx, a)
+	}
+	return fmt.Errorf("the server asks for %q, which this appliance does not know", a.Action)
+}
+
+// install puts the image on the disk and goes on as the assignment says.
+func (b *boot) install(ctx context.Context, a api.Assignment) error {
+	if _, err := api.ParseThen(string(a.Then)); err != nil {
+		return err // before anything is written
+	}
+	var target api.Disk
+	var result api.Result
+	for _, s := range []steps.Step{
+		{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)},
+		{Name: "receive", Silence: 10 * time.Minute, Tries: 5, Do: b.receive(a, &target, &result)},
+		{Name: "partitions", Silence: time.Minute, Tries: 5, Do: func(context.Context, func()) (string, error) {
+			return "", b.m.Reread(target.Path)
+		}},
+		// Without end: a server that does not know it would image the disk again at the next start.
+		{Name: "report", Silence: time.Minute, Do: b.report(&result)},
+	} {
+		if err := b.run.Run(ctx, s); err != nil {
+			return err
+		}
+	}
+	switch a.Then {
+	case api.ThenKexec:
+		err := b.kexec(ctx, target.Path)
+		if errors.Is(err, errLeft) || ctx.Err() != nil {
+			return err
+		}
+		b.log.Warn("kexec is not possible, restarting the machine into its disk", "err", err)
+		return b.leave(ctx, "reboot", b.m.Reboot)
+	case api.ThenReboot:
+		return b.leave(ctx, "reboot", b.m.Reboot)
+	case api.ThenPoweroff:
+		return b.leave(ctx, "poweroff", b.m.PowerOff)
+	}
+	b.stay = true
+	return nil
+}
+
+// start starts the system on the disk. Failing that it does not reboot: that
+// could lead back here, again and again.
+func (b *boot) start(ctx context.Context, a api.Assignment) error {
+	var target api.Disk
+	if err := b.run.Run(ctx, steps.Step{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)}); err != nil {
+		return err
+	}
+	return b.kexec(ctx, target.Path)
+}
+
+// kexec starts the system on a disk. It returns errLeft or why it could not.
+func (b *boot) kexec(ctx context.Context, path string) error {
+	err := b.run.Run(ctx, steps.Step{Name: "kexec", Silence: 2 * time.Minute, Tries: 2, Do: func(context.Context, func()) (string, error) {
+		e, err := b.m.Load(path)
+		if err != nil {
+			if errors.Is(err, bootos.ErrNoSystem) {
+				err = steps.Permanent(err)
+			}
+			return "", err
+		}
+		return fmt.Sprintf("%s by %s: %s %s", e.Title, e.Source, e.Kernel.Path, e.Cmdline), nil
+	}})
+	if err != nil {
+		return err
+	}
+	return b.leave(ctx, "kexec", b.m.Kexec)
+}
+
+// leave ends the appliance by doing what the name says.
+func (b *boot) leave(ctx context.Context, name string, do func() error) error {
+	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepRunning, Message: "leaving"})
+	b.print("%s leaving: %s", steps.Uptime(), name)
+	flush, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := b.events.Flush(flush); err != nil {
+		b.log.Warn("last events", "err", err)
+	}
+	b.m.Leave()
+	if err := do(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return errLeft
+}
+
+// giveUp says why an assignment was not carried out; another one is waited for.
+func (b *boot) giveUp(err error) {
+	b.print("GIVEN UP: %v", err)
+	b.print("another assignment starts the work again (bootserver assign %s …), Enter opens a shell", b.client.Node())
+	b.run.Event(api.Event{Type: api.EventLog, Message: "given up, waiting for another assignment", Error: err.Error()})
+	b.offer()
+}
+
+// report tells the server that the installation is complete, and waits until
+// it knows.
+func (b *boot) report(result *api.Result) func(context.Context, func()) (string, error) {
+	return func(ctx context.Context, _ func()) (string, error) {
+		data, err := json.Marshal(result)
+		if err != nil {
+			return "", steps.Permanent(err)
+		}
+		b.events.Add(api.Event{Type: api.EventInstalled, Step: "report", Seconds: result.Seconds, Data: data})
+		return "", b.events.Flush(ctx)
+	}
+}
+
+// permanentError tells whether trying to receive again is useless: the install
+// was refused, or the server has had its last word on what it holds.
+func permanentError(err error) bool {
+	var refused *install.Refused
+	var damaged *image.ChunkError
+	return errors.As(err, &refused) || errors.As(err, &damaged) || server.Permanent(err)
+}

@@ -1,0 +1,456 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"huck/imager/api"
+	"huck/imager/image"
+	"huck/imager/install"
+	"huck/imager/receive"
+	"huck/initramfs/bootos"
+	"huck/initramfs/cmdline"
+	"huck/initramfs/network"
+	"huck/initramfs/server"
+	"huck/initramfs/steps"
+)
+
+// diary is what happened, in the order it happened in.
+type diary struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (d *diary) add(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+}
+
+func (d *diary) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Join(d.lines, "\n")
+}
+
+// bootServer is a boot server with one node.
+type bootServer struct {
+	*diary
+	mu      sync.Mutex
+	a       api.Assignment
+	changed chan struct{}
+	deaf    int // so many posts of events fail
+}
+
+func (s *bootServer) assign(a api.Assignment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.a = a
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *bootServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/v1/nodes":
+		json.NewEncoder(w).Encode(api.Registered{Node: "n1", Token: "t"})
+	case r.URL.Path == "/v1/nodes/n1/events":
+		s.mu.Lock()
+		deaf := s.deaf > 0
+		s.deaf--
+		s.mu.Unlock()
+		if deaf {
+			http.Error(w, "restarting", http.StatusServiceUnavailable)
+			return
+		}
+		var events []api.Event
+		if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		for _, e := range events {
+			s.add("event %s %s %s %s%s", e.Type, e.Step, e.State, e.Error, e.Data)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		s.poll(w, r)
+	}
+}
+
+func (s *bootServer) poll(w http.ResponseWriter, r *http.Request) {
+	after, _ := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	for {
+		s.mu.Lock()
+		a, changed := s.a, s.changed
+		s.mu.Unlock()
+		if a.Serial != after {
+			json.NewEncoder(w).Encode(a)
+			return
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// fakeMachine notes what is done to it.
+type fakeMachine struct {
+	*diary
+	disks    []api.Disk
+	receives []error // what each receive ends with; the last one goes on
+	load     error
+	kexec    error
+	receive  func(cfg receive.Config)
+}
+
+func (m *fakeMachine) Inventory() api.Inventory   { return api.Inventory{Product: "fake", BootID: "b"} }
+func (m *fakeMachine) Disks() ([]api.Disk, error) { return m.disks, nil }
+func (m *fakeMachine) Activity(string) string     { return "" }
+func (m *fakeMachine) Leave()                     { m.add("leave") }
+func (m *fakeMachine) Kexec() error               { m.add("kexec"); return m.kexec }
+func (m *fakeMachine) Reboot() error              { m.add("reboot"); return nil }
+func (m *fakeMachine) PowerOff() error            { m.add("poweroff"); return nil }
+
+func (m *fakeMachine) Reread(path string) error {
+	m.add("reread %s", path)
+	return nil
+}
+
+func (m *fakeMachine) Load(path string) (bootos.Entry, error) {
+	m.add("load %s", path)
+	return bootos.Entry{Title: "Linux"}, m.load
+}
+
+func (m *fakeMachine) Receive(_ context.Context, cfg receive.Config) (api.Result, error) {
+	m.add("receive %s to %s over %s, verify %v", cfg.Ref, cfg.Target, cfg.Interface, cfg.Install.Verify)
+	err := m.receives[0]
+	if len(m.receives) > 1 {
+		m.receives = m.receives[1:]
+	}
+	if err != nil {
+		return api.Result{}, err
+	}
+	if cfg.Install.Verify {
+		cfg.Install.Verified(api.Verified{Regions: 3})
+	}
+	return api.Result{Event: "done", Image: "@1"}, nil
+}
+
+// fakeNet has one lease, of the loopback interface.
+type fakeNet struct {
+	leases chan network.Lease
+	chosen string
+}
+
+func (n *fakeNet) Leases() <-chan network.Lease { return n.leases }
+func (n *fakeNet) Choose(ifname string)         { n.chosen = ifname }
+func (n *fakeNet) String() string               { return "eth9: no carrier" }
+
+// scene is a boot on a fake machine against a real HTTP server.
+type scene struct {
+	*diary
+	server  *bootServer
+	machine *fakeMachine
+	boot    *boot
+	done    chan error
+}
+
+func newScene(t *testing.T) *scene {
+	d := &diary{}
+	disks := []api.Disk{{Path: "/dev/sda", Size: 1 << 30, Serial: "S1"}}
+	s := &scene{diary: d, done: make(chan error, 1),
+		server:  &bootServer{diary: d, changed: make(chan struct{})},
+		machine: &fakeMachine{diary: d, disks: disks, receives: []error{nil}},
+	}
+	ts := httptest.NewServer(s.server)
+	t.Cleanup(ts.Close)
+	u, _ := url.Parse(ts.URL)
+	n := &fakeNet{leases: make(chan network.Lease, 1)}
+	n.leases <- network.Lease{Interface: "lo", Addr: netip.MustParsePrefix("127.0.0.1/8"), Server: u}
+	print := func(f string, a ...any) { d.add("console %s", fmt.Sprintf(f, a...)) }
+	events := server.NewQueue("b", nil)
+	s.boot = &boot{
+		opts: cmdline.Options{}, m: s.machine, net: n, print: print, offer: func() { d.add("offer") },
+		log: slog.New(slog.DiscardHandler), events: events,
+		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
+		// The disks have been there for long: no need to let them settle.
+		disks: disksSeen{list: disks, since: time.Now().Add(-time.Hour)},
+	}
+	return s
+}
+
+func (s *scene) start(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.done <- s.boot.tell(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+func (s *scene) await(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !strings.Contains(s.String(), text) {
+		select {
+		case <-deadline:
+			t.Fatalf("no %q in\n%s", text, s)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// order fails unless all texts are there, one after the other.
+func (s *scene) order(t *testing.T, texts ...string) {
+	t.Helper()
+	rest := s.String()
+	for _, text := range texts {
+		_, after, ok := strings.Cut(rest, text)
+		if !ok {
+			t.Fatalf("no %q at its place in\n%s", text, s)
+		}
+		rest = after
+	}
+}
+
+func (s *scene) without(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.Contains(s.String(), text) {
+			t.Errorf("%q in\n%s", text, s)
+		}
+	}
+}
+
+func install1(then api.Then) api.Assignment {
+	return api.Assignment{Serial: 1, Action: api.ActionInstall, Ref: "deb:1", Disk: "only", Then: then}
+}
+
+func TestInstallThenKexec(t *testing.T) {
+	s := newScene(t)
+	s.server.deaf = 3 // a server being restarted delays the report, not more
+	s.server.assign(install1(api.ThenKexec))
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "step network: done", "step server: done", "step register: done", "step assignment: done", "step target: done",
+		"receive deb:1 to /dev/sda over lo, verify true", "step verify: done", "step receive: done", "reread /dev/sda",
+		`event installed report  {"event":"done"`, "load /dev/sda", "event step kexec done", "leave", "kexec")
+	s.order(t, `event verified verify done {"digest"`, "event installed")
+	s.without(t, "reboot", "poweroff", "FAILED")
+}
+
+func TestThen(t *testing.T) {
+	for then, want := range map[api.Then]string{api.ThenReboot: "reboot", api.ThenPoweroff: "poweroff"} {
+		s := newScene(t)
+		s.server.assign(install1(then))
+		s.start(t)
+		if err := <-s.done; err != nil {
+			t.Fatal(err)
+		}
+		s.order(t, "event installed", "leave", "\n"+want)
+		s.without(t, "load /dev/sda")
+	}
+}
+
+// TestThenWait: a machine told to wait does so, also when the server, whose
+// assignment was for once, says to boot the disk from now on.
+func TestThenWait(t *testing.T) {
+	s := newScene(t)
+	s.server.assign(install1(api.ThenWait))
+	s.start(t)
+	s.await(t, "event installed")
+	s.server.assign(api.Assignment{Serial: 2, Action: api.ActionBoot, Disk: "only"})
+	s.await(t, "console waiting for an assignment (node n1")
+	s.server.assign(api.Assignment{Serial: 3, Action: api.ActionInstall, Ref: "deb:2", Disk: "only", Then: api.ThenPoweroff})
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "receive deb:1", "receive deb:2", "poweroff")
+	s.without(t, "load /dev/sda")
+}
+
+func TestKexecFailsAfterInstall(t *testing.T) {
+	for _, m := range []func(*fakeMachine){
+		func(m *fakeMachine) { m.load = bootos.ErrNoSystem },
+		func(m *fakeMachine) { m.kexec = errors.New("EBUSY") },
+	} {
+		s := newScene(t)
+		m(s.machine)
+		s.server.assign(install1(api.ThenKexec))
+		s.start(t)
+		if err := <-s.done; err != nil {
+			t.Fatal(err)
+		}
+		s.order(t, "event installed", "load /dev/sda", "leave", "\nreboot")
+	}
+}
+
+func TestBoot(t *testing.T) {
+	s := newScene(t)
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionBoot, Disk: "serial=S1"})
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "load /dev/sda", "leave", "kexec")
+	s.without(t, "receive", "event installed")
+}
+
+// TestBootFails: a disk that cannot be started leads to waiting, not to a
+// reboot, which would lead back here.
+func TestBootFails(t *testing.T) {
+	s := newScene(t)
+	s.machine.load = bootos.ErrNoSystem
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionBoot, Disk: "only"})
+	s.start(t)
+	s.await(t, "console GIVEN UP: step kexec: no bootable system found")
+	s.await(t, "console waiting for an assignment")
+	s.without(t, "reboot", "leave")
+}
+
+func TestNothingToDo(t *testing.T) {
+	s := newScene(t)
+	s.start(t)
+	s.await(t, "console waiting for an assignment (node n1, server http://127.0.0.1:")
+	s.order(t, "offer")
+	s.server.assign(api.Assignment{Serial: 5, Action: api.ActionWait})
+	s.server.assign(install1(api.ThenPoweroff))
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "waiting", "receive deb:1", "poweroff")
+}
+
+// TestPermanentFailures are tried once, end in a message that names the cause
+// on the console and in an event, and leave the node waiting for something else.
+func TestPermanentFailures(t *testing.T) {
+	for _, tt := range []struct {
+		name, disk, cause string
+		err               error
+		then              api.Then
+		receives          int
+	}{
+		{name: "refused", disk: "only", err: &install.Refused{Device: "/dev/sda", Why: "too small"}, cause: "too small", receives: 1},
+		{name: "image unknown", disk: "only", err: fmt.Errorf("origin: %w", &api.Error{Code: "not_found", Message: "no image deb:1"}), cause: "no image deb:1", receives: 1},
+		{name: "store corrupt", disk: "only", err: fmt.Errorf("origin: %w", &api.Error{Code: "corrupt", Message: "chunk 3fa9 is damaged"}), cause: "chunk 3fa9 is damaged", receives: 1},
+		{name: "chunk damaged", disk: "only", err: &image.ChunkError{}, cause: "chunk", receives: 1},
+		{name: "no disk", disk: "serial=OTHER", cause: "matches none of /dev/sda"},
+		{name: "bad rule", disk: "first", cause: "unknown condition"},
+		{name: "unknown then", disk: "only", then: "dance", cause: "dance"},
+		{name: "always failing", disk: "only", err: errors.New("write error"), cause: "write error", receives: 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			s.machine.receives = []error{tt.err}
+			a := install1(tt.then)
+			if tt.then == "" {
+				a.Then = api.ThenPoweroff
+			}
+			a.Disk = tt.disk
+			s.server.assign(a)
+			s.start(t)
+			deadline := time.After(60 * time.Second) // the disk's patience is 20 s
+			for !strings.Contains(s.String(), "GIVEN UP") {
+				select {
+				case <-deadline:
+					t.Fatalf("never given up\n%s", s)
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+			s.await(t, "console waiting for an assignment")
+			s.order(t, "GIVEN UP", "offer")
+			for _, where := range []string{"console ", "event log"} {
+				if !strings.Contains(s.String(), where) || !strings.Contains(s.String(), tt.cause) {
+					t.Errorf("%q does not say %q:\n%s", where, tt.cause, s)
+				}
+			}
+			if n := strings.Count(s.String(), "receive deb:1 to"); n != tt.receives {
+				t.Errorf("received %d times, want %d", n, tt.receives)
+			}
+			s.without(t, "event installed", "reread", "leave")
+			// Another assignment starts the work again.
+			s.machine.receives = []error{nil}
+			s.server.assign(api.Assignment{Serial: 9, Action: api.ActionInstall, Ref: "deb:9", Disk: "only", Then: api.ThenPoweroff})
+			if err := <-s.done; err != nil {
+				t.Fatal(err)
+			}
+			s.order(t, "GIVEN UP", "receive deb:9", "event installed", "leave", "poweroff")
+		})
+	}
+}
+
+// TestPassingFailure: what passes is tried again.
+func TestPassingFailure(t *testing.T) {
+	s := newScene(t)
+	s.machine.receives = []error{errors.New("connection refused"), &install.DiffError{Report: &install.Report{}}, nil}
+	s.server.assign(install1(api.ThenPoweroff))
+	s.boot.opts.NoVerify = true
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "verify false", "step receive: FAILED: connection refused (trying again)", "receive deb:1", "receive deb:1", "step receive: done", "event installed", "poweroff")
+	s.without(t, "verified")
+}
+
+// TestNoServer: DHCP that names no server is said to be the cause.
+func TestNoServer(t *testing.T) {
+	s := newScene(t)
+	l := <-s.boot.net.Leases()
+	l.Server = nil
+	s.boot.net.(*fakeNet).leases <- l
+	s.start(t)
+	s.await(t, "step server: FAILED: no server: huck.server= is not on the kernel command line")
+	good := newScene(t)
+	l = <-good.boot.net.Leases()
+	s.boot.net.(*fakeNet).leases <- l // DHCP says more when asked again
+	s.await(t, "step server: done")
+	if got := s.boot.net.(*fakeNet).chosen; got != "lo" {
+		t.Errorf("chose %q", got)
+	}
+}
+
+// TestDisksSettle: while disks still appear, none is chosen.
+func TestDisksSettle(t *testing.T) {
+	s := newScene(t)
+	s.boot.disks = disksSeen{}
+	late := &lateDisks{fakeMachine: s.machine, start: time.Now()}
+	s.boot.m = late
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionInstall, Ref: "deb:1", Disk: "smallest", Then: api.ThenPoweroff})
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "receive deb:1 to /dev/sdb")
+}
+
+// lateDisks has a second, smaller disk after a second.
+type lateDisks struct {
+	*fakeMachine
+	start time.Time
+}
+
+func (m *lateDisks) Disks() ([]api.Disk, error) {
+	if time.Since(m.start) > time.Second {
+		return append(m.disks[:1:1], api.Disk{Path: "/dev/sdb", Size: 1 << 20}), nil
+	}
+	return m.disks, nil
+}

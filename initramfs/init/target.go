@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"huck/imager/api"
+	"huck/initramfs/steps"
+)
+
+const (
+	// settle is how long no disk may have come or gone before one is chosen: a
+	// second one that is slow to appear could make "only" or "smallest" wrong.
+	settle = 2 * time.Second
+	// patience is how long a disk that the rule names may take to appear.
+	patience = 20 * time.Second
+)
+
+// disksSeen are the machine's disks and since when they are the same.
+type disksSeen struct {
+	list  []api.Disk
+	since time.Time
+}
+
+// String tells them in a few words.
+func (d disksSeen) String() string {
+	var s []string
+	for _, d := range d.list {
+		s = append(s, fmt.Sprintf("%s %d MB %s %s", d.Path, d.Size/1e6, d.Model, d.Serial))
+	}
+	if s == nil {
+		return "none yet"
+	}
+	return strings.Join(s, ", ")
+}
+
+// lookAtDisks notes which disks are there now.
+func (b *boot) lookAtDisks() error {
+	list, err := b.m.Disks()
+	if err != nil {
+		return err
+	}
+	if b.disks.since.IsZero() || !reflect.DeepEqual(list, b.disks.list) {
+		b.disks = disksSeen{list, time.Now()}
+	}
+	return nil
+}
+
+// target chooses the disk that a rule names. That it names none, or more than
+// one, is final once all disks had their time to appear.
+func (b *boot) target(rule string, chosen *api.Disk) func(context.Context, func()) (string, error) {
+	return func(ctx context.Context, _ func()) (string, error) {
+		r, err := api.ParseRule(rule)
+		if err != nil {
+			return "", steps.Permanent(err)
+		}
+		for start := time.Now(); ; {
+			if err := b.lookAtDisks(); err != nil {
+				return "", err
+			}
+			d, err := r.Select(b.disks.list)
+			if err == nil && time.Since(b.disks.since) >= settle {
+				*chosen = d
+				return fmt.Sprintf("%s, %d bytes, %s %s", d.Path, d.Size, d.Model, d.Serial), nil
+			}
+			if err != nil && time.Since(start) >= patience {
+				return "", steps.Permanent(err)
+			}
+			if err := steps.Sleep(ctx, 200*time.Millisecond); err != nil {
+				return "", err
+			}
+		}
+	}
+}
+
+// tracker watches an installation's progress, for the console, the server and
+// the limit on silence.
+type tracker struct {
+	b     *boot
+	alive func()
+	path  string
+
+	mu      sync.Mutex
+	last    api.Progress
+	at      time.Time // when last changed
+	told    time.Time
+	written int64 // when told
+}
+
+// every is the least time between two progress lines, or two progress events.
+const every = 2 * time.Second
+
+// progress takes what install reports, a few times a second.
+func (t *tracker) progress(p api.Progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if !reflect.DeepEqual(p, t.last) {
+		t.last, t.at = p, now
+		t.alive()
+	}
+	if now.Sub(t.told) < every {
+		return
+	}
+	moved := float64(p.Written+p.InPlace-t.written) / now.Sub(t.told).Seconds()
+	if t.told.IsZero() {
+		moved = 0
+	}
+	t.told, t.written = now, p.Written+p.InPlace
+	t.b.print("%s receive: %s", steps.Uptime(), progressLine(p, moved))
+	t.b.run.Event(api.Event{Type: api.EventProgress, Step: "receive", Progress: &p})
+}
+
+// progressLine tells progress and the rate in bytes a second.
+func progressLine(p api.Progress, rate float64) string {
+	const mib = 1 << 20
+	percent := func(n int64) int64 {
+		if p.Total == 0 {
+			return 100
+		}
+		return 100 * n / p.Total
+	}
+	s := fmt.Sprintf("%d%% of %d MiB at %.1f MiB/s, compared %d%%, in place %d%%",
+		percent(p.Written+p.InPlace), p.Total/mib, rate/mib, percent(p.Planned), percent(p.InPlace))
+	for _, via := range transports {
+		if n := p.Received[via]; n > 0 {
+			s += fmt.Sprintf(", %s %.1f MiB", via, float64(n)/mib)
+		}
+	}
+	return s
+}
+
+// watch takes work of the disk for a sign of life where no progress is
+// reported: reading back, discarding, the last sync.
+func (t *tracker) watch(ctx context.Context) {
+	last := ""
+	for steps.Sleep(ctx, every) == nil {
+		if a := t.b.m.Activity(t.path); a != last {
+			last = a
+			t.alive()
+		}
+	}
+}
+
+// sinceChange is the time since progress last changed.
+func (t *tracker) sinceChange() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.at.IsZero() {
+		return 0
+	}
+	return time.Since(t.at)
+}
