@@ -1,0 +1,107 @@
+package disks
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// Where things are on the tiny system's disk, and what it is called.
+const (
+	TinyHostname  = "tiny"
+	TinySize      = 96 * mib
+	TinyRootStart = 1 * mib
+	TinyRootSize  = TinySize - 2*mib
+
+	tinyDisk = "74696e79-0000-4000-8000-000000000000"
+	tinyPart = "74696e79-0000-4000-8000-000000000001"
+	tinyFile = 96 << 10
+)
+
+// TinyFiles is the number of files below /data for a payload in bytes.
+func TinyFiles(payload int64) int { return int(payload / tinyFile) }
+
+// Tiny says what to put on a tiny system's disk.
+type Tiny struct {
+	// Init and Kernel are files: the program of qemu-tests/tinyos/init and a
+	// kernel with virtio-blk, ext4 and a serial console built in.
+	Init, Kernel string
+	// Payload is the number of incompressible bytes below /data, at most 64 MiB.
+	Payload int64
+	// Seed makes the payload of one disk differ from that of another.
+	Seed uint64
+}
+
+// Write makes the disk at path: GPT, one ext4 with the kernel, a BLS entry, the
+// payload and nothing else. Temporary files stand beside it while it runs.
+func (t Tiny) Write(ctx context.Context, path string) error {
+	tree, err := os.MkdirTemp(filepath.Dir(path), "tiny-")
+	if err != nil {
+		return fmt.Errorf("disks: %v", err)
+	}
+	defer os.RemoveAll(tree)
+	if err := t.fill(tree); err != nil {
+		return fmt.Errorf("disks: tiny system: %v", err)
+	}
+	root := path + ".root"
+	defer os.Remove(root)
+	if err := blank(root, TinyRootSize); err != nil {
+		return err
+	}
+	if err := runAll(ctx, []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-L", "tiny", "-d", tree, root}); err != nil {
+		return err
+	}
+	return writeDisk(ctx, path, TinySize, tinyDisk, []partition{
+		{start: TinyRootStart, size: TinyRootSize, kind: "L", name: "root", uuid: tinyPart, content: root},
+	})
+}
+
+func (t Tiny) fill(tree string) error {
+	for _, dir := range []string{"boot/loader/entries", "sbin", "etc", "dev", "proc", "sys", "data"} {
+		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\n" +
+		"options root=PARTUUID=" + tinyPart + " rootwait ro console=ttyS0 quiet panic=5 init=/sbin/init\n"
+	for name, text := range map[string]string{"boot/loader/entries/tiny.conf": entry, "etc/hostname": TinyHostname + "\n"} {
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := copyFile(filepath.Join(tree, "sbin/init"), t.Init, 0o755); err != nil {
+		return err
+	}
+	if err := copyFile(filepath.Join(tree, "boot/vmlinuz"), t.Kernel, 0o644); err != nil {
+		return err
+	}
+	random := rand.NewChaCha8([32]byte{byte(t.Seed), byte(t.Seed >> 8)})
+	content := make([]byte, tinyFile)
+	for i := range TinyFiles(t.Payload) {
+		_, _ = random.Read(content) // never fails
+		if err := os.WriteFile(filepath.Join(tree, "data", fmt.Sprintf("%04d", i)), content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(to, from string, mode os.FileMode) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		dst.Close()
+		return err
+	}
+	return dst.Close()
+}

@@ -1,0 +1,67 @@
+// Package site runs a whole Huck site for VM tests, the demo and the
+// benchmark: the real programs, built from this tree, in a private network
+// with virtual machines.
+package site
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"huck/qemu-tests/proc"
+)
+
+// Programs are what a site runs, as files.
+type Programs struct {
+	// Imager, Bootserver and TinyInit are built from the tree.
+	Imager, Bootserver, TinyInit string
+	// Netboot is the folder with kernel and initramfs.
+	Netboot string
+}
+
+// Kernel returns the appliance's kernel, which the tiny system uses as well.
+func (p Programs) Kernel() string { return filepath.Join(p.Netboot, "vmlinuz") }
+
+// Initramfs returns the appliance's initramfs.
+func (p Programs) Initramfs() string { return filepath.Join(p.Netboot, "initramfs.cpio.zst") }
+
+// NetbootBytes returns the size of what each machine loads to boot.
+func (p Programs) NetbootBytes() (int64, error) {
+	var sum int64
+	for _, name := range []string{p.Kernel(), p.Initramfs()} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return 0, fmt.Errorf("site: %v", err)
+		}
+		sum += info.Size()
+	}
+	return sum, nil
+}
+
+// Build builds the programs into dir, and kernel and initramfs where the build
+// puts them.
+func Build(ctx context.Context, dir string) (Programs, error) {
+	out, err := proc.Run(ctx, proc.Command{Args: []string{"go", "list", "-m", "-f", "{{.Dir}}"}})
+	if err != nil {
+		return Programs{}, fmt.Errorf("site: find the source: %w", err)
+	}
+	root := strings.TrimSpace(string(out))
+	p := Programs{
+		Imager: filepath.Join(dir, "imager"), Bootserver: filepath.Join(dir, "bootserver"), TinyInit: filepath.Join(dir, "tinyinit"),
+		Netboot: filepath.Join(root, "build", "out", "netboot"),
+	}
+	env := append(os.Environ(), "CGO_ENABLED=0")
+	for _, args := range [][]string{
+		{"go", "build", "-o", p.Imager, "./imager"},
+		{"go", "build", "-o", p.Bootserver, "./bootserver"},
+		{"go", "build", "-o", p.TinyInit, "./qemu-tests/tinyos/init"},
+		{"go", "run", "./build", "netboot"},
+	} {
+		if _, err := proc.Run(ctx, proc.Command{Args: args, Dir: root, Env: env}); err != nil {
+			return Programs{}, fmt.Errorf("site: %w", err)
+		}
+	}
+	return p, nil
+}

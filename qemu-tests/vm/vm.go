@@ -1,0 +1,199 @@
+// Package vm runs virtual machines under QEMU's emulator (TCG), so that no
+// hardware support is needed: PXE boot through QEMU's own iPXE ROM or a kernel
+// given directly, a serial console that is always drained, and a power switch.
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"huck/qemu-tests/lab"
+	"huck/qemu-tests/proc"
+)
+
+// Memory is what a machine has by default, in MiB; the appliance needs at
+// least 80.
+const Memory = 256
+
+// Config describes a machine. It stays the same from one power-on to the next.
+type Config struct {
+	// Name tells machines apart: it is in file names and is the serial number
+	// in SMBIOS.
+	Name string
+	// Network is where the machine is plugged in; nil for none.
+	Network *lab.Network
+	// Disks are files in raw format, each a virtio disk with the serial number
+	// NAME-diskN.
+	Disks []string
+	// Kernel, Initrd and Append start a kernel directly. Without them, and
+	// without FromDisk, the machine boots from the network.
+	Kernel, Initrd, Append string
+	// FromDisk boots the first disk by the BIOS.
+	FromDisk bool
+	// Memory in MiB; 0 is the default.
+	Memory int
+	// LogDir is where consoles and packet captures are kept.
+	LogDir string
+}
+
+// Machine is a virtual machine that is on or off.
+type Machine struct {
+	cfg    Config
+	number int // tells machines of one network apart
+	tap    string
+	mac    string
+	starts int
+	run    *proc.Proc
+	onAt   time.Time
+}
+
+// New plugs a machine into its network; it is off. Number is unique in the
+// network, from 1 to 250.
+func New(ctx context.Context, number int, cfg Config) (*Machine, error) {
+	if number < 1 || number > 250 {
+		return nil, fmt.Errorf("vm: machine number %d is not within 1 to 250", number)
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = Memory
+	}
+	m := &Machine{cfg: cfg, number: number, mac: fmt.Sprintf("52:54:00:68:75:%02x", number)}
+	if cfg.Network != nil {
+		var err error
+		if m.tap, err = cfg.Network.AddTap(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Name returns the machine's name.
+func (m *Machine) Name() string { return m.cfg.Name }
+
+// Tap returns the name of the machine's network port.
+func (m *Machine) Tap() string { return m.tap }
+
+// MAC returns the address of the machine's network card.
+func (m *Machine) MAC() string { return m.mac }
+
+// Disk returns the path of disk i.
+func (m *Machine) Disk(i int) string { return m.cfg.Disks[i] }
+
+// OnAt returns when the machine was last switched on.
+func (m *Machine) OnAt() time.Time { return m.onAt }
+
+// PowerOn starts the machine. Whoever does calls Cut in the end.
+func (m *Machine) PowerOn() error {
+	if m.On() {
+		return fmt.Errorf("vm: %s is on already", m.cfg.Name)
+	}
+	m.starts++
+	command := proc.Command{Args: m.args(), Log: m.file("console"), LogErr: m.file("qemu")}
+	if m.cfg.Network != nil {
+		command.Netns = m.cfg.Network.Netns
+	}
+	run, err := proc.Start(command)
+	if err != nil {
+		return fmt.Errorf("vm: %s: %v", m.cfg.Name, err)
+	}
+	m.run, m.onAt = run, time.Now()
+	return nil
+}
+
+// file names a file of the present power-on.
+func (m *Machine) file(kind string) string {
+	return filepath.Join(m.cfg.LogDir, fmt.Sprintf("%s-%d.%s", m.cfg.Name, m.starts, kind))
+}
+
+func (m *Machine) args() []string {
+	args := []string{"qemu-system-x86_64",
+		// graphics=off makes BIOS and iPXE speak on the serial port, too; GRUB
+		// hangs for 100 s without a graphics card.
+		"-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "pc,graphics=off", "-vga", "std", "-display", "none",
+		"-m", fmt.Sprint(m.cfg.Memory), "-smp", "1", "-nodefaults", "-serial", "stdio", "-monitor", "none",
+		"-uuid", fmt.Sprintf("6875636b-0000-4000-8000-%012x", m.number),
+		"-smbios", "type=1,serial=" + m.cfg.Name,
+		"-name", m.cfg.Name,
+	}
+	for i, disk := range m.cfg.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		args = append(args,
+			// unsafe: what the guest wrote is in the host's page cache, which
+			// outlives QEMU; that is all a test's power cut needs.
+			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+disk,
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s", id, m.cfg.Name, id))
+	}
+	if m.cfg.Network != nil {
+		args = append(args,
+			"-netdev", "tap,id=net0,vnet_hdr=off,script=no,downscript=no,ifname="+m.tap, // plain frames in the capture
+			"-device", "virtio-net-pci,netdev=net0,mac="+m.mac,
+			"-object", "filter-dump,id=dump0,netdev=net0,maxlen=192,file="+m.file("pcap"))
+	}
+	switch {
+	case m.cfg.Kernel != "":
+		args = append(args, "-kernel", m.cfg.Kernel, "-append", m.cfg.Append)
+		if m.cfg.Initrd != "" {
+			args = append(args, "-initrd", m.cfg.Initrd)
+		}
+	case m.cfg.FromDisk:
+		args = append(args, "-boot", "order=c,reboot-timeout=5000")
+	default:
+		args = append(args, "-boot", "order=n,reboot-timeout=5000")
+	}
+	return args
+}
+
+// On reports whether the machine is on.
+func (m *Machine) On() bool {
+	if m.run == nil {
+		return false
+	}
+	select {
+	case <-m.run.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Cut takes the power away. Nothing happens to a machine that is off.
+func (m *Machine) Cut() {
+	if m.run != nil {
+		m.run.Kill()
+	}
+}
+
+// WaitOff waits until the machine switches itself off.
+func (m *Machine) WaitOff(ctx context.Context) error {
+	if err := m.run.Wait(ctx); err != nil {
+		return fmt.Errorf("vm: %s: wait for power off: %w; QEMU said: %s", m.cfg.Name, err, m.run.Stderr)
+	}
+	return nil
+}
+
+// Console returns what the machine has said since it was last switched on.
+func (m *Machine) Console() *proc.Output { return m.run.Stdout }
+
+// Expect waits until the console has said something that matches pattern since
+// position from, and returns the groups and the position after the match.
+func (m *Machine) Expect(ctx context.Context, pattern string, from int) (groups []string, next int, err error) {
+	groups, next, err = m.Console().Wait(ctx, regexp.MustCompile(pattern), from)
+	if errors.Is(err, proc.ErrEnded) {
+		return nil, 0, fmt.Errorf("vm: %s went off: %w; QEMU said: %s", m.cfg.Name, err, m.run.Stderr)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("vm: %s: %w", m.cfg.Name, err)
+	}
+	return groups, next, nil
+}
+
+// Type types a line on the serial console.
+func (m *Machine) Type(line string) error {
+	if _, err := m.run.Write([]byte(line + "\n")); err != nil {
+		return fmt.Errorf("vm: type on the console of %s: %v", m.cfg.Name, err)
+	}
+	return nil
+}
