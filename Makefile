@@ -49,7 +49,7 @@ fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target
 	for pkg in $$(go list ./...); do
 	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do
 	    echo "$$pkg $$target"
-	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x $$pkg
 	  done
 	done
 

@@ -103,7 +103,7 @@ type ReceiverConfig struct {
 	Interface *net.Interface
 	// Refresh asks the API for the channel again, after the sender was
 	// restarted or fell silent. It is called at most once a second. Nil keeps
-	// to Channel.
+	// to Channel, however long that is silent.
 	Refresh func(ctx context.Context) (api.Channel, error)
 	// Sink takes the chunks; required.
 	Sink Sink

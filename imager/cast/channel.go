@@ -33,6 +33,8 @@ type Channel struct {
 	ctx    context.Context
 	wait   sync.WaitGroup
 
+	complained time.Time // when the last log line about sending was written
+
 	mu    sync.Mutex
 	stats SenderStats
 }
@@ -203,6 +205,10 @@ func (c *Channel) supply(l load) {
 	c.sender.Supply(time.Now(), l.chunk, l.encoded, l.tag, l.err)
 }
 
+// complainGap is the least time between two log lines about packets that
+// cannot be sent.
+const complainGap = 10 * time.Second
+
 // send sends a batch. What the host cannot send now is lost like any packet
 // on the way; the sender pauses.
 func (c *Channel) send(ms []message) {
@@ -210,8 +216,9 @@ func (c *Channel) send(ms []message) {
 		n, err := c.server.conn.writeBatch(ms)
 		if err != nil {
 			c.sender.Congested()
-			if !transient(err) {
-				c.server.cfg.Log.Warn("send multicast", "group", c.info.Group, "err", err)
+			if now := time.Now(); now.Sub(c.complained) > complainGap {
+				c.complained = now
+				c.server.cfg.Log.Warn("cannot send multicast, going on", "group", c.info.Group, "err", err)
 			}
 			n = max(n, 0) + 1 // the one that failed
 		}

@@ -28,6 +28,7 @@ func FuzzReceiver(f *testing.F) {
 			t.Fatal(err)
 		}
 		now := time.Unix(1000, 0)
+		in = in[:min(len(in), 2048)]
 		for counter := uint64(1); len(in) > 1; counter++ {
 			n := min(len(in), 32)
 			p, err := protocol.Header{Type: protocol.Type(in[0]%4 + 1), Session: ch.Session, Epoch: ch.Epoch, Counter: counter}.AppendBinary(nil)
@@ -69,6 +70,7 @@ func FuzzSender(f *testing.F) {
 		chunk := make([]byte, 3000)
 		now := time.Unix(1000, 0)
 		var buf []byte
+		in = in[:min(len(in), 2048)]
 		for counter := uint64(1); len(in) > 1; counter++ {
 			n := min(len(in), 41)
 			p, err := protocol.Header{Type: protocol.TypeRequest, Session: ch.Session, Epoch: ch.Epoch, Counter: counter}.AppendBinary(nil)

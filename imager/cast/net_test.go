@@ -341,6 +341,45 @@ func TestRealTotalRate(t *testing.T) {
 	}
 }
 
+// TestLoopback needs no root: server and receivers meet on the loopback
+// interface, several on one group and port. Linux has no IPv6 multicast there.
+func TestLoopback(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Skip(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	s, err := cast.Listen(cast.ServerConfig{Interface: lo, Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 30, 1000, 256<<10)
+	group := netip.AddrPortFrom(netip.MustParseAddr("239.77.1.1"), s.Addr().Port()) // a port of our own
+	ch, err := s.Open(group, img, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var receivers sync.WaitGroup
+	for range 3 {
+		receivers.Go(func() {
+			sink := casttest.NewSink(img, nil)
+			st, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink})
+			if err != nil || sink.Left() > 0 || st.Chunks != 30 {
+				t.Errorf("%v, %d left, %+v", err, sink.Left(), st)
+			}
+		})
+	}
+	receivers.Wait()
+}
+
 func TestListenRefuses(t *testing.T) {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {

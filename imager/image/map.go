@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	mapMagic   = "HUCKMAP\x01" // seven letters and the format version
-	mapHeader  = 24
-	mapEntry   = 48
+	mapMagic  = "HUCKMAP\x01" // seven letters and the format version
+	mapHeader = 24
+	mapEntry  = 48
 )
 
 // MaxEntries is how many regions a chunk map may have: 4 TiB of regions with a

@@ -36,8 +36,8 @@ func drive(t *testing.T, src *source, dev *memDisk, opt install.Options, transpo
 }
 
 func TestSinkWithoutPlan(t *testing.T) {
-	src := plainImage(t, 32<<20, nil)
-	dev := newDisk(32 << 20)
+	src := plainImage(t, 8<<20, nil)
+	dev := newDisk(8 << 20)
 	chunks := uint32(src.Layout.Chunks())
 	r := drive(t, src, dev, install.Options{NoPlan: true}, func(ctx context.Context, j *install.Job) error {
 		buf := make([]uint32, 5)
@@ -145,8 +145,8 @@ func TestCorruptDelivery(t *testing.T) {
 // are full.
 func TestSlowDisk(t *testing.T) {
 	t.Parallel()
-	src := plainImage(t, 64<<20, func(int) bool { return true })
-	dev := newDisk(64 << 20)
+	src := plainImage(t, 20<<20, func(int) bool { return true })
+	dev := newDisk(20 << 20)
 	open := make(chan struct{})
 	var stuck atomic.Bool
 	dev.gate = func() {
@@ -171,7 +171,7 @@ func TestSlowDisk(t *testing.T) {
 			}
 			n++
 		}
-		if n < 16 || n > 70 {
+		if n < 16 || n > 60 {
 			t.Errorf("%d chunks of %d KiB were taken while the disk stood still", n, region>>10)
 		}
 		if !j.Useful(n) {

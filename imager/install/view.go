@@ -37,38 +37,49 @@ func newView(img *image.Image, dev disk.Device) (*view, error) {
 	man := img.Manifest
 	v := &view{layout: img.Layout, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size()}
 	v.headSize = min(max(image.BlockSize, 2*v.sector), v.size)
+	v.dataEnd = v.size
 	refuse := func(format string, a ...any) (*view, error) {
 		return nil, &Refused{Device: dev.Name(), Why: fmt.Sprintf(format, a...)}
 	}
 	if s := dev.SectorSize(); s != 0 && s != man.SectorSize && man.Table != "none" {
 		return refuse("its sectors are %d bytes long, those of the image's %s partition table %d", s, man.Table, man.SectorSize)
 	}
-	end := v.usedEnd()
-	v.dataEnd = v.size
-	tail := ""
+	backup := ""
 	if v.gpt != nil {
 		if !v.holdsHead() {
 			return refuse("the image has a GPT but not the blocks it stands in")
 		}
-		// As many sectors as the captured disk kept for its backup GPT.
-		reserve := int64(v.gpt.AlternateLBA - v.gpt.LastUsableLBA)
-		last := v.size/v.sector - 1
-		v.moved = last != int64(v.gpt.AlternateLBA)
-		v.dataEnd = (last + 1 - reserve) * v.sector
+		v.placeBackup(man.Partitions)
 		if v.dataEnd < v.headSize {
 			return refuse("its %d bytes have no room for the image's GPT", v.size)
 		}
-		tail = fmt.Sprintf(", and the backup GPT takes %d more", reserve*v.sector)
+		backup = fmt.Sprintf(", and the backup GPT takes %d more", v.size-v.dataEnd)
 	}
-	if end > v.dataEnd && (v.gpt == nil || v.moved) {
-		return refuse("its %d bytes are too few: the image's last used byte is number %d%s", v.size, end, tail)
+	if end := v.usedEnd(); end > v.dataEnd && (v.gpt == nil || v.moved) {
+		return refuse("its %d bytes are too few: the image's last used byte is number %d%s", v.size, end, backup)
 	}
 	for _, p := range man.Partitions {
-		if p.Start+p.Size > v.dataEnd {
-			return refuse("its %d bytes are too few: the image's partition %d ends at %d%s", v.size, p.Number, p.Start+p.Size, tail)
+		if end := p.Start + p.Size; end > v.dataEnd {
+			return refuse("its %d bytes are too few: the image's partition %d ends at %d%s", v.size, p.Number, end, backup)
 		}
 	}
 	return v, nil
+}
+
+// placeBackup keeps as many sectors for the backup GPT as the captured disk
+// did. Where the backup stays, a partition past the last usable sector, against
+// the standard, may stay, too.
+func (v *view) placeBackup(parts []image.Partition) {
+	reserve := int64(v.gpt.AlternateLBA - v.gpt.LastUsableLBA)
+	last := v.size/v.sector - 1
+	v.moved = last != int64(v.gpt.AlternateLBA)
+	v.dataEnd = (last + 1 - reserve) * v.sector
+	if v.moved {
+		return
+	}
+	for _, p := range parts {
+		v.dataEnd = max(v.dataEnd, min(p.Start+p.Size, last*v.sector))
+	}
 }
 
 // holdsHead reports whether the map has all blocks of the head.
@@ -177,8 +188,7 @@ func (v *view) fit(dev disk.Device, head []byte) (*ptable.Fitted, error) {
 		return nil, err
 	}
 	if f.BackupAt < v.dataEnd {
-		return nil, fmt.Errorf("install: the image's GPT says that its backup takes %d bytes, its entries need %d",
-			v.size-v.dataEnd, len(f.Backup))
+		return nil, fmt.Errorf("install: the image's GPT leaves %d bytes for its backup, which takes %d", v.size-v.dataEnd, len(f.Backup))
 	}
 	return f, nil
 }

@@ -20,9 +20,18 @@ const lockPoll = 20 * time.Millisecond
 // alone. The kernel drops it when its holder dies.
 type lock struct{ f *os.File }
 
-// shared waits for a shared lock. If nobody else holds one, leftovers of
-// writers that died are cleared away first.
+// shared waits for a shared lock.
 func (d *Dir) shared(ctx context.Context) (*lock, error) {
+	l, err := d.openLock()
+	if err != nil {
+		return nil, err
+	}
+	return l, l.wait(ctx, unix.LOCK_SH)
+}
+
+// sharedTidy is shared for a writer of chunks: if nobody else holds a lock, it
+// clears away what writers left that died.
+func (d *Dir) sharedTidy(ctx context.Context) (*lock, error) {
 	l, err := d.openLock()
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ var errClosed = errors.New("store: writer is closed")
 
 // NewWriter implements WriteStore.
 func (d *Dir) NewWriter(ctx context.Context) (Writer, error) {
-	l, err := d.shared(ctx)
+	l, err := d.sharedTidy(ctx)
 	if err != nil {
 		return nil, err
 	}

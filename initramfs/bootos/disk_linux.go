@@ -80,7 +80,7 @@ func mountPart(p partition, dir string) (Volume, string, error) {
 func (d *Disk) Close() error {
 	var errs []error
 	for i, v := range d.Volumes {
-		errs = append(errs, v.FS.(rootFS).Close())
+		errs = append(errs, v.FS.(rootFS).root.Close())
 		if err := unix.Unmount(d.mounts[i], 0); err != nil {
 			errs = append(errs, fmt.Errorf("bootos: unmount %s: %w", d.mounts[i], err))
 		}

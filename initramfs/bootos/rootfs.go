@@ -11,7 +11,10 @@ import (
 // rootFS is an os.Root as a file system on which absolute symbolic links, such
 // as Debian's own /vmlinuz has had, lead to the volume's root. None can leave
 // the volume.
-type rootFS struct{ *os.Root }
+//
+// The root is a field and not embedded: its own Stat and ReadFile would be
+// found by package fs, and follow no absolute link.
+type rootFS struct{ root *os.Root }
 
 // maxLinks is the kernel's own limit.
 const maxLinks = 40
@@ -22,7 +25,7 @@ func (r rootFS) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return r.Root.Open(real)
+	return r.root.Open(real)
 }
 
 // follow resolves all links of a path.
@@ -37,7 +40,7 @@ func (r rootFS) follow(name string) (string, error) {
 		if next == ".." || strings.HasPrefix(next, "../") {
 			next = "." // the root's parent is the root
 		}
-		info, err := r.Lstat(next)
+		info, err := r.root.Lstat(next)
 		if err != nil {
 			return "", errors.Unwrap(err)
 		}
@@ -48,7 +51,7 @@ func (r rootFS) follow(name string) (string, error) {
 		if links++; links > maxLinks {
 			return "", errors.New("too many symbolic links")
 		}
-		target, err := r.Readlink(next)
+		target, err := r.root.Readlink(next)
 		if err != nil {
 			return "", errors.Unwrap(err)
 		}

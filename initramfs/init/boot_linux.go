@@ -61,7 +61,7 @@ func bootMachine(ctx context.Context) int {
 	b := &boot{
 		opts: opts, bad: bad, net: nets,
 		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
-		print: con.Printf, offer: offer, log: log, run: runner, events: events,
+		print: con.Printf, offer: offer, log: log, run: runner, events: events, patience: diskPatience,
 	}
 	if err := b.tell(ctx); err != nil {
 		con.Printf("the boot cannot go on: %v", err)

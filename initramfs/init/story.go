@@ -48,6 +48,8 @@ type boot struct {
 	stay bool
 
 	disks disksSeen
+	// patience is how long a disk may take to appear: diskPatience.
+	patience time.Duration
 }
 
 // machine is what the boot does to the hardware and the kernel.

@@ -188,7 +188,8 @@ func newScene(t *testing.T) *scene {
 		log: slog.New(slog.DiscardHandler), events: events,
 		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
 		// The disks have been there for long: no need to let them settle.
-		disks: disksSeen{list: disks, since: time.Now().Add(-time.Hour)},
+		disks:    disksSeen{list: disks, since: time.Now().Add(-time.Hour)},
+		patience: time.Second,
 	}
 	return s
 }
@@ -367,7 +368,7 @@ func TestPermanentFailures(t *testing.T) {
 			a.Disk = tt.disk
 			s.server.assign(a)
 			s.start(t)
-			deadline := time.After(60 * time.Second) // the disk's patience is 20 s
+			deadline := time.After(60 * time.Second)
 			for !strings.Contains(s.String(), "GIVEN UP") {
 				select {
 				case <-deadline:

@@ -16,8 +16,8 @@ const (
 	// settle is how long no disk may have come or gone before one is chosen: a
 	// second one that is slow to appear could make "only" or "smallest" wrong.
 	settle = 2 * time.Second
-	// patience is how long a disk that the rule names may take to appear.
-	patience = 20 * time.Second
+	// diskPatience is how long a disk that the rule names may take to appear.
+	diskPatience = 20 * time.Second
 )
 
 // disksSeen are the machine's disks and since when they are the same.
@@ -67,7 +67,7 @@ func (b *boot) target(rule string, chosen *api.Disk) func(context.Context, func(
 				*chosen = d
 				return fmt.Sprintf("%s, %d bytes, %s %s", d.Path, d.Size, d.Model, d.Serial), nil
 			}
-			if err != nil && time.Since(start) >= patience {
+			if err != nil && time.Since(start) >= b.patience {
 				return "", steps.Permanent(err)
 			}
 			if err := steps.Sleep(ctx, 200*time.Millisecond); err != nil {

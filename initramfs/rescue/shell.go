@@ -36,13 +36,18 @@ func Shell(ctx context.Context, s IO, args []string) error {
 		defer f.Close()
 		text, name, params = f, args[0], args[1:]
 	}
-	r, err := interp.New(interp.StdIO(s.In, s.Out, s.Err), interp.Interactive(true), interp.ExecHandlers(builtin),
+	typed, _ := s.In.(*os.File)
+	in := s.In
+	if len(args) == 0 && (typed == nil || !term.IsTerminal(int(typed.Fd()))) {
+		in = nil // the script has the input for itself
+	}
+	r, err := interp.New(interp.StdIO(in, s.Out, s.Err), interp.Interactive(true), interp.ExecHandlers(builtin),
 		interp.Env(expand.ListEnviron(environ()...)), interp.Params(append([]string{"--"}, params...)...))
 	if err != nil {
 		return err
 	}
-	if f, ok := text.(*os.File); ok && len(args) == 0 && term.IsTerminal(int(f.Fd())) {
-		return exitError(interactive(ctx, s, f, r))
+	if len(args) == 0 && in != nil {
+		return exitError(interactive(ctx, s, typed, r))
 	}
 	prog, err := syntax.NewParser().Parse(text, name)
 	if err != nil {
