@@ -110,10 +110,9 @@ func (s *labSite) finish(sys system, img captured, p *pair, bar float64) {
 		s.t.Logf("%s: %+v", p.machines[i].Name(), r)
 		http += r.Received["http"]
 	}
-	sent := s.sent()
-	total, unicast := s.imageBytes(sent, len(p.machines), p.loss)
+	total, unicast := s.imageBytes(mark{}, p.loss)
 	share := func(n int64) float64 { return float64(n) / float64(img.EncodedBytes) }
-	s.t.Logf("sent %+v: %.3f × the encoded image, %.3f of it by unicast; by HTTP %.3f", sent, share(total), share(unicast), share(http))
+	s.t.Logf("sent %+v: %.3f × the encoded image, %.3f of it by unicast; by HTTP %.3f", s.sent(), share(total), share(unicast), share(http))
 	if share(total) > bar {
 		s.t.Errorf("the server sent %.3f times the encoded image, want at most %.2f", share(total), bar)
 	}

@@ -64,10 +64,10 @@ func TestEveryBoot(t *testing.T) {
 // installation, and tells how many bytes the server sent for the image.
 func (s *labSite) again(m *vm.Machine, node string, img captured) (r api.Result, cost int64) {
 	s.t.Helper()
-	from, before := s.Events.Len(), s.sent()
+	from, before := s.Events.Len(), s.mark()
 	s.must(m.PowerOn())
 	r = s.installed(node, from, img)
-	cost, _ = s.imageBytes(s.sent().Sub(before), 1, 0)
+	cost, _ = s.imageBytes(before, 0)
 	return r, cost
 }
 

@@ -138,15 +138,30 @@ func (s *labSite) sent() lab.Sent {
 	return sent
 }
 
-// imageBytes returns what of the sent bytes was for the image: all multicast,
-// and what unicast is left when each of boots power-ons has loaded kernel and
-// initramfs over HTTP, 40 bytes of header to 1460 of payload and, with loss, the
-// same again for each packet lost.
-func (s *labSite) imageBytes(sent lab.Sent, boots int, loss int) (total, unicast int64) {
+// mark is a point from which bytes are counted.
+type mark struct {
+	sent  lab.Sent
+	files int64
+}
+
+// mark notes what has been sent so far.
+func (s *labSite) mark() mark {
 	s.t.Helper()
-	netboot, err := s.Programs.NetbootBytes()
+	files, _ := s.BootFileBytes() // none is served before the first boot
+	return mark{sent: s.sent(), files: files}
+}
+
+// imageBytes returns what of the bytes sent since m was for the image: all
+// multicast, and what unicast is left without kernels and initramfs, 40 bytes
+// of header to 1460 of payload and, with loss in percent, the same again for
+// each packet lost.
+func (s *labSite) imageBytes(m mark, loss int) (total, unicast int64) {
+	s.t.Helper()
+	files, err := s.BootFileBytes()
 	s.must(err)
-	unicast = max(0, sent.Unicast-int64(float64(boots)*float64(netboot)*1.03*(1+2*float64(loss)/100)))
+	sent := s.sent().Sub(m.sent)
+	netboot := float64(files-m.files) * 1.03 * (1 + 2*float64(loss)/100)
+	unicast = max(0, sent.Unicast-int64(netboot))
 	return sent.Multicast + unicast, unicast
 }
 

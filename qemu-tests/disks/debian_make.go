@@ -50,7 +50,7 @@ func debianFiles() []textFile {
 		{"etc/hostname", 0o644, DebianHostname + "\n"},
 		{"etc/hosts", 0o644, "127.0.0.1 localhost\n127.0.1.1 " + DebianHostname + "\n"},
 		{"etc/default/grub", 0o644, "GRUB_DEFAULT=0\nGRUB_TIMEOUT=1\nGRUB_DISTRIBUTOR=Debian\n" +
-			"GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"console=ttyS0\"\nGRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --speed=115200\"\n"},
+			"GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"console=ttyS0 " + vm.KernelArgs + "\"\nGRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"serial --speed=115200\"\n"},
 		{"etc/fstab", 0o644, "UUID=" + rootUUID + " / ext4 errors=remount-ro 0 1\n" +
 			"UUID=" + espUUID + " /boot/efi vfat umask=0077 0 1\nUUID=" + swapUUID + " none swap sw 0 0\n"},
 		{finishPath, 0o755, finishScript},
@@ -149,7 +149,7 @@ func (d *debian) firstBoot(ctx context.Context) error {
 	}
 	machine, err := vm.New(ctx, 1, vm.Config{
 		Name: "first-boot", Disks: []string{d.disk}, Memory: 384, LogDir: d.work,
-		Kernel: kernel, Initrd: initrd, Append: "root=/dev/vda4 ro console=ttyS0 quiet init=/" + finishPath,
+		Kernel: kernel, Initrd: initrd, Append: "root=/dev/vda4 ro console=ttyS0 quiet " + vm.KernelArgs + " init=/" + finishPath,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"huck/qemu-tests/vm"
 )
 
 // Where things are on the tiny system's disk, and what it is called.
@@ -66,7 +68,7 @@ func (t Tiny) fill(tree string) error {
 		}
 	}
 	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\n" +
-		"options root=PARTUUID=" + tinyPart + " rootwait ro console=ttyS0 quiet panic=5 init=/sbin/init\n"
+		"options root=PARTUUID=" + tinyPart + " rootwait ro console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs + "\n"
 	for name, text := range map[string]string{"boot/loader/entries/tiny.conf": entry, "etc/hostname": TinyHostname + "\n"} {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
 			return err

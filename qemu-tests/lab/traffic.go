@@ -69,6 +69,20 @@ func (n *Network) Sent(ctx context.Context) (Sent, error) {
 	return s, nil
 }
 
+// State describes the network for people: interfaces with their counters, and
+// the packet filter's.
+func (n *Network) State(ctx context.Context) []byte {
+	var all []byte
+	for _, args := range [][]string{{"ip", "-s", "-s", "address"}, {"nft", "list", "ruleset"}, {"tc", "-s", "qdisc"}} {
+		out, err := proc.Run(ctx, proc.Command{Netns: n.Netns, Args: args})
+		if err != nil {
+			out = []byte(err.Error())
+		}
+		all = append(append(all, out...), '\n')
+	}
+	return all
+}
+
 // SetLoss drops percent (0 to 100) of all IP packets on their way to a tap,
 // at random. Call it once per tap.
 func (n *Network) SetLoss(ctx context.Context, tap string, percent int) error {

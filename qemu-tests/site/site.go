@@ -27,13 +27,13 @@ type Site struct {
 	Network  *lab.Network
 	Events   *Events
 
-	log       *slog.Logger
-	work      string // disks, the server's data
-	logs      string
-	machines  []*vm.Machine
-	server    *proc.Proc
-	serverLog int // the number of server starts
-	follow    *proc.Proc
+	log      *slog.Logger
+	work     string // disks, the server's data
+	logs     string
+	machines []*vm.Machine
+	server   *proc.Proc
+	servers  []*proc.Proc // all that were started, for their logs
+	follow   *proc.Proc
 }
 
 // New makes a site without a running server. Disks and images stand in work,
@@ -55,7 +55,8 @@ func (s *Site) Close() error {
 	if s.server != nil {
 		err = s.StopServer()
 	}
-	return errors.Join(err, s.Network.Close())
+	state := s.Network.State(context.Background())
+	return errors.Join(err, os.WriteFile(filepath.Join(s.logs, "network.txt"), state, 0o644), s.Network.Close())
 }
 
 // Path names a file in the site's work folder.
@@ -103,19 +104,19 @@ func (s *Site) StartServer(ctx context.Context, rate string) error {
 	if err := os.MkdirAll(s.Path("data"), 0o755); err != nil {
 		return fmt.Errorf("site: %v", err)
 	}
-	s.serverLog++
+	number := len(s.servers) + 1
 	logFile := func(kind string) string {
-		return filepath.Join(s.logs, fmt.Sprintf("bootserver-%d.%s", s.serverLog, kind))
+		return filepath.Join(s.logs, fmt.Sprintf("bootserver-%d.%s", number, kind))
 	}
 	server, err := proc.Start(proc.Command{
 		Netns: s.Network.Netns, Log: logFile("out"), LogErr: logFile("log"),
 		Args: []string{s.Programs.Bootserver, "serve", "--interface", lab.Interface, "--data", s.Path("data"),
-			"--dhcp", "authoritative", "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--rate", rate, "--json"},
+			"--dhcp", "authoritative", "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--append", vm.KernelArgs, "--rate", rate, "--json"},
 	})
 	if err != nil {
 		return fmt.Errorf("site: boot server: %w", err)
 	}
-	s.server = server
+	s.server, s.servers = server, append(s.servers, server)
 	if _, _, err := server.Stdout.Wait(ctx, readyLine, 0); err != nil {
 		return fmt.Errorf("site: boot server: %w; its log ends:\n%s", err, server.Stderr)
 	}
@@ -150,6 +151,26 @@ func (s *Site) endServer() {
 	s.follow.Kill()
 	s.Events.wait()
 	s.server = nil
+}
+
+// BootFileBytes returns the size of all kernels and initramfs that the boot
+// server has logged to have served.
+func (s *Site) BootFileBytes() (sum int64, err error) {
+	for _, server := range s.servers {
+		for _, line := range lines([]byte(server.Stderr.String())) {
+			var record struct {
+				Msg, Err string
+				Bytes    int64
+			}
+			if json.Unmarshal(line, &record) == nil && record.Msg == "web: boot file" && record.Err == "" {
+				sum += record.Bytes
+			}
+		}
+	}
+	if sum == 0 {
+		return 0, errors.New("site: the boot server has logged no boot file")
+	}
+	return sum, nil
 }
 
 // AddMachine plugs a new machine into the network; it is off. Its disk is a
