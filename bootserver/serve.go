@@ -258,6 +258,9 @@ func (s *site) openWeb() (err error) {
 	s.closers = append(s.closers, s.web)
 	s.tasks = append(s.tasks, task{"web", s.web.Run})
 	s.url = publicURL(s.web.Addr(), s.set.own.Addr())
+	if s.set.authoritative && s.web.Addr().Addr().IsLoopback() {
+		s.log.Warn("HTTP is answered on the loopback only; the machines that get a lease cannot reach it", "http", s.web.Addr())
+	}
 	s.files = boot.Folder(findNetboot(s.cmd.Netboot))
 	if missing := s.files.Missing(boot.Kernel, boot.Initramfs); len(missing) > 0 {
 		s.log.Warn("the appliance cannot be booted from here: files are missing", "dir", string(s.files), "files", missing)

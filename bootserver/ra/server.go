@@ -68,6 +68,7 @@ func (s *Server) session(ctx context.Context) (foreign netip.Addr, err error) {
 	if err := prepare(conn); err != nil {
 		return netip.Addr{}, err
 	}
+	s.log.Debug("ra: listening for routers")
 	a := NewAdvertiser(time.Now())
 	for {
 		next, ok := a.Next()
