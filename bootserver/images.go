@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"huck/imager/cast"
-	"huck/imager/image"
 	"huck/imager/origin"
 	"huck/imager/store"
 )
@@ -26,16 +25,12 @@ func openLibrary(dir string, ifi *net.Interface, addr netip.Addr, rate int64, au
 	if err != nil {
 		return nil, err
 	}
-	groups := origin.DefaultGroups4
-	if addr.Is6() {
-		groups = origin.DefaultGroups6
-	}
-	sender, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(addr, 0), Rate: rate, Log: log})
+	sender, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(addr, 0), Rate: rate, Gather: origin.Gather, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	return &library{st, sender, origin.New(origin.Config{
 		Store: st, Cast: sender, Rate: rate, Authorize: authorize, Log: log,
-		Group: func(id image.ID) netip.AddrPort { return origin.GroupFor(groups, origin.DefaultPort, id) },
+		Group: origin.Groups(addr),
 	})}, nil
 }

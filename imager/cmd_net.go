@@ -99,12 +99,7 @@ func (c *sendCmd) cast(a *app, addr *net.TCPAddr) (*cast.Server, func(image.ID) 
 	if err != nil {
 		return nil, nil, err
 	}
-	group := func(id image.ID) netip.AddrPort {
-		if listen.Is6() {
-			return origin.GroupFor(origin.DefaultGroups6, origin.DefaultPort, id)
-		}
-		return origin.GroupFor(origin.DefaultGroups4, origin.DefaultPort, id)
-	}
+	group := origin.Groups(listen)
 	if c.Group != "" {
 		g, err := netip.ParseAddrPort(c.Group)
 		if err != nil || !g.Addr().IsMulticast() || g.Port() == 0 {
@@ -112,7 +107,7 @@ func (c *sendCmd) cast(a *app, addr *net.TCPAddr) (*cast.Server, func(image.ID) 
 		}
 		group = func(image.ID) netip.AddrPort { return g }
 	}
-	server, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(listen, 0), Rate: rate, TTL: c.TTL, Log: a.log})
+	server, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(listen, 0), Rate: rate, TTL: c.TTL, Gather: origin.Gather, Log: a.log})
 	return server, group, err
 }
 

@@ -3,6 +3,7 @@ package origin
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"huck/imager/image"
 )
@@ -16,6 +17,21 @@ var (
 	// DefaultGroups6 are transient site-local groups (RFC 4291, 2.7).
 	DefaultGroups6 = netip.MustParsePrefix("ff15::4855:434b:0:0/96")
 )
+
+// Gather is how long an idle channel waits for company after its first request:
+// machines that one switch turned on should share the image from its first
+// chunk on, and one that is alone should not notice.
+const Gather = 500 * time.Millisecond
+
+// Groups returns what GroupFor picks from the default groups of the family of
+// addr, the address that requests go to.
+func Groups(addr netip.Addr) func(image.ID) netip.AddrPort {
+	prefix := DefaultGroups4
+	if addr.Is6() && !addr.Is4In6() {
+		prefix = DefaultGroups6
+	}
+	return func(id image.ID) netip.AddrPort { return GroupFor(prefix, DefaultPort, id) }
+}
 
 // GroupFor picks an image's group out of prefix by its digest, so that a
 // restarted origin comes back on the same group. Should two images meet on one

@@ -25,8 +25,8 @@ type Config struct {
 	Store store.Store
 	// Cast sends; nil serves over HTTP only.
 	Cast *cast.Server
-	// Group returns the multicast group and port of an image's channel. Nil
-	// means GroupFor(DefaultGroups4, …).
+	// Group returns the multicast group and port of an image's channel, as
+	// Groups does; needed with Cast.
 	Group func(image.ID) netip.AddrPort
 	// Rate caps each channel, in bits per second; 0 leaves it to the server's
 	// total.
@@ -57,9 +57,6 @@ func New(cfg Config) *Origin {
 	o := &Origin{cfg: cfg, log: cfg.Log}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
-	}
-	if o.cfg.Group == nil {
-		o.cfg.Group = func(id image.ID) netip.AddrPort { return GroupFor(DefaultGroups4, DefaultPort, id) }
 	}
 	return o
 }
