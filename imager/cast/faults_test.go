@@ -50,7 +50,7 @@ func TestManyJoiners(t *testing.T) {
 }
 
 func TestGather(t *testing.T) {
-	w := newWorld(t, 3, 80, region, region, cast.SenderConfig{Rate: 80e6, Gather: 2 * time.Second})
+	w := newWorld(t, 3, 60, region, region, cast.SenderConfig{Rate: 80e6, Gather: 2 * time.Second})
 	w.join(nil, casttest.Link{Delay: lan})
 	w.After(time.Second, func() { w.join(nil, casttest.Link{Delay: lan}) })
 	w.Run(2*time.Second, func() bool { return len(w.Receivers) == 2 })
@@ -124,7 +124,7 @@ func TestRestartNoticed(t *testing.T) {
 // TestSlowSink: a receiver alone whose disk is slow is sent what it can take,
 // and nothing twice.
 func TestSlowSink(t *testing.T) {
-	w := newWorld(t, 7, 400, region, region, cast.SenderConfig{Rate: 400e6})
+	w := newWorld(t, 7, 200, region, region, cast.SenderConfig{Rate: 400e6})
 	r := w.join(nil, casttest.Link{Delay: lan})
 	r.SinkRate = 10e6
 	took := w.finish(time.Minute)
@@ -139,7 +139,7 @@ func TestSlowSink(t *testing.T) {
 
 // TestSlowSinkBeside: it does not slow the others.
 func TestSlowSinkBeside(t *testing.T) {
-	w := newWorld(t, 8, 400, region, region, cast.SenderConfig{Rate: 400e6})
+	w := newWorld(t, 8, 200, region, region, cast.SenderConfig{Rate: 400e6})
 	slow := w.join(nil, casttest.Link{Delay: lan})
 	slow.SinkRate = 10e6
 	fast := w.join(nil, casttest.Link{Delay: lan})
@@ -177,7 +177,7 @@ func TestRoughNetwork(t *testing.T) {
 // TestDeparture: a sender whose receivers vanish falls silent after what was
 // asked ahead.
 func TestDeparture(t *testing.T) {
-	w := newWorld(t, 20, 1000, region, region, cast.SenderConfig{Rate: 80e6})
+	w := newWorld(t, 20, 300, region, region, cast.SenderConfig{Rate: 80e6})
 	r := w.join(nil, casttest.Link{Delay: lan})
 	w.Run(time.Second, func() bool { return false })
 	r.Gone = true
@@ -247,7 +247,7 @@ func TestNoMulticast(t *testing.T) {
 // and has no querier) is given up while the API still answers; a server that
 // is down altogether is waited for.
 func TestSilence(t *testing.T) {
-	w := newWorld(t, 24, 500, region, region, cast.SenderConfig{Rate: 80e6})
+	w := newWorld(t, 24, 100, region, region, cast.SenderConfig{Rate: 80e6})
 	r := w.join(nil, casttest.Link{Delay: lan})
 	w.Run(time.Second, func() bool { return false })
 	s := w.Sender

@@ -2,6 +2,7 @@ package cast
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,8 +18,14 @@ import (
 	"huck/imager/image"
 )
 
-// receiveBatch is how many packets one system call receives at most.
+// receiveBatch is how many packets one system call receives at most. A full
+// batch means that more are waiting.
 const receiveBatch = 64
+
+// catchUp is how long a receiver that is behind with reading puts its requests
+// off: what it misses may be among what it has not read yet, and the sender
+// would send that again.
+const catchUp = 200 * time.Millisecond
 
 // Receive joins a channel and feeds cfg.Sink until that is complete, and
 // returns nil then. It returns an error that wraps ErrNoMulticast,
@@ -29,8 +36,8 @@ func Receive(ctx context.Context, cfg ReceiverConfig) (ReceiveStats, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	var seed [32]byte
-	for i := range seed {
-		seed[i] = byte(rand.Uint32()) // seeded by the runtime from the system's randomness
+	if _, err := crand.Read(seed[:]); err != nil {
+		return ReceiveStats{}, fmt.Errorf("cast: draw a receiver number: %v", err)
 	}
 	m, err := NewReceiver(cfg.Channel, cfg.Sink, rand.New(rand.NewChaCha8(seed)))
 	if err != nil {
@@ -118,16 +125,24 @@ func (r *reception) close() error {
 // tick, so nothing has to wake it.
 func (r *reception) run(ctx context.Context) error {
 	ms := newMessages(receiveBatch, protocol.MaxPacket)
+	behind := false
 	for {
 		now := time.Now()
-		if done, err := r.turn(ctx, now); done {
+		deadline := r.machine.Timer(now)
+		ask := !behind || now.Sub(deadline) > catchUp
+		if done, err := r.turn(ctx, now, ask); done {
 			return err
 		}
-		deadline := r.machine.Timer(now)
+		if ask {
+			deadline = r.machine.Timer(now)
+		} else {
+			deadline = now.Add(tick)
+		}
 		if err := r.group.SetReadDeadline(deadline); err != nil {
 			return fmt.Errorf("cast: receive: %v", err)
 		}
 		n, err := r.group.readBatch(ms)
+		behind = n == receiveBatch
 		if err != nil {
 			if !expired(err) && !transient(err) {
 				return fmt.Errorf("cast: receive from group %v: %v", r.joined.Group, err)
@@ -141,8 +156,8 @@ func (r *reception) run(ctx context.Context) error {
 	}
 }
 
-// turn does everything but read from the group.
-func (r *reception) turn(ctx context.Context, now time.Time) (done bool, err error) {
+// turn does everything but read from the group; requests only if ask is set.
+func (r *reception) turn(ctx context.Context, now time.Time, ask bool) (done bool, err error) {
 	for a, ok := r.machine.Done(); ok; a, ok = r.machine.Done() {
 		r.work <- a
 	}
@@ -159,7 +174,7 @@ func (r *reception) turn(ctx context.Context, now time.Time) (done bool, err err
 	if err := r.refresh(ctx, now); err != nil {
 		return true, err
 	}
-	for {
+	for ask {
 		p, ok := r.machine.Next(now, r.packet[:0])
 		if !ok {
 			break

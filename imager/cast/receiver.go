@@ -405,6 +405,9 @@ func (r *Receiver) Delivered(now time.Time, a *Assembled, err error) {
 	if err == nil {
 		r.stats.Chunks++
 		r.stats.ChunkBytes += uint64(a.shape.Length)
+		if r.running && r.runChunk == a.Chunk {
+			r.runUseful = false // the rest of a run that began before is for others
+		}
 	}
 }
 

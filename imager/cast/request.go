@@ -85,7 +85,11 @@ func backoff(try int) time.Duration {
 // repairs appends requests for the assemblies that the sender has passed and
 // does not say it will come back to.
 func (r *Receiver) repairs(now time.Time, entries []protocol.Entry) []protocol.Entry {
-	for _, a := range r.held {
+	for k, a := range r.held {
+		if !r.wants.Useful(k.chunk) { // found in place, or brought by another transport
+			r.drop(k, a)
+			continue
+		}
 		if a.passedAt.IsZero() && now.Sub(a.touched) > fading {
 			a.pass(now) // what follows it got lost
 		}

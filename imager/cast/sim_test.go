@@ -74,16 +74,16 @@ func TestBytes(t *testing.T) {
 		skew      time.Duration
 		bar       float64
 	}{
-		{"one", 1, 200, region, region, 80e6, 0, 0, 1.055},
-		{"two", 2, 200, region, region, 80e6, 0, 0, 1.055},
-		{"two 2 %", 2, 200, region, region, 80e6, 0.02, 0, 1.10},
-		{"two 2 % mixed", 2, 400, 2000, region, 80e6, 0.02, 0, 1.12},
-		{"two 2 % small", 2, 2000, 500, 9000, 80e6, 0.02, 0, 1.30},
-		{"four 10 %", 4, 100, region, region, 80e6, 0.10, 0, 1.23},
-		{"sixteen 1 %", 16, 100, region, region, 80e6, 0.01, 0, 1.10},
-		{"fifty 1 %", 50, 60, region, region, 80e6, 0.01, 0, 1.12},
+		{"one", 1, 60, region, region, 80e6, 0, 0, 1.055},
+		{"two", 2, 60, region, region, 80e6, 0, 0, 1.055},
+		{"two 2 %", 2, 100, region, region, 80e6, 0.02, 0, 1.10},
+		{"two 2 % mixed", 2, 200, 2000, region, 80e6, 0.02, 0, 1.12},
+		{"two 2 % small", 2, 1000, 500, 9000, 80e6, 0.02, 0, 1.30},
+		{"four 10 %", 4, 60, region, region, 80e6, 0.10, 0, 1.23},
+		{"sixteen 1 %", 16, 60, region, region, 80e6, 0.01, 0, 1.10},
+		{"fifty 1 %", 50, 40, region, region, 80e6, 0.01, 0, 1.12},
 		{"slow link", 2, 20, region, region, 2e6, 0.02, 0, 1.12},
-		{"fast link", 2, 600, region, region, 1e9, 0.01, 0, 1.10},
+		{"fast link", 2, 250, region, region, 1e9, 0.01, 0, 1.10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, 7, c.chunks, c.min, c.max, cast.SenderConfig{Rate: c.rate})

@@ -24,12 +24,14 @@ type Image struct {
 // min to max.
 func NewImage(rnd *rand.Rand, n, min, max int) *Image {
 	m := &Image{Encoded: make([][]byte, n), Broken: make(map[uint32]bool)}
+	var seed [32]byte
+	for i := range seed {
+		seed[i] = byte(rnd.Uint32())
+	}
+	bytes := rand.NewChaCha8(seed)
 	for i := range m.Encoded {
-		b := make([]byte, min+rnd.IntN(max-min+1))
-		for j := range b {
-			b[j] = byte(rnd.Uint32())
-		}
-		m.Encoded[i] = b
+		m.Encoded[i] = make([]byte, min+rnd.IntN(max-min+1))
+		bytes.Read(m.Encoded[i]) // never fails
 	}
 	return m
 }
