@@ -6,6 +6,7 @@ package console
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,13 +34,36 @@ const depth = 128
 // tty is one console.
 type tty struct {
 	path  string
-	out   io.Writer
-	in    *os.File // nil where nothing can be typed
+	out   io.Writer // where there is no file
 	lines chan string
 
 	mu   sync.Mutex
+	file *os.File // nil where nothing can be typed
 	lost int
 	held bool // a shell has the tty
+}
+
+// open opens the tty, anew if it was open: non-blocking, so that neither a
+// missing carrier nor a full line can hold us up.
+func (t *tty) open() error {
+	f, err := os.OpenFile(t.path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.file != nil {
+		_ = t.file.Close() // nothing written is lost by it
+	}
+	t.file = f
+	return nil
+}
+
+// typed returns the file to read from.
+func (t *tty) typed() *os.File {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.file
 }
 
 // Open opens the consoles that are active according to sysfs, e.g. "tty0
@@ -55,14 +79,12 @@ func Open(active, dev string, fallback io.Writer) *Console {
 		if name == "tty0" {
 			name = "tty1" // tty0 is whichever is in front; a shell needs a certain one
 		}
-		path := filepath.Join(dev, name)
-		// Non-blocking, so that neither a missing carrier nor a full line can hold us up.
-		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			fmt.Fprintf(fallback, "huck: console: %v\n", err)
+		t := &tty{path: filepath.Join(dev, name)}
+		if err := t.open(); err != nil {
+			fmt.Fprintf(fallback, "huck: %v\n", err)
 			continue
 		}
-		ttys = append(ttys, &tty{path: path, out: f, in: f})
+		ttys = append(ttys, t)
 	}
 	if len(ttys) == 0 {
 		ttys = []*tty{{out: fallback}}
@@ -93,8 +115,8 @@ func (c *Console) Close() {
 	}
 	c.stop()
 	for _, t := range c.ttys {
-		if t.in != nil {
-			t.in.Close()
+		if f := t.typed(); f != nil {
+			_ = f.Close()
 		}
 	}
 	c.wg.Wait()
@@ -121,19 +143,19 @@ func (t *tty) write(ctx context.Context) {
 	for {
 		select {
 		case line := <-t.lines:
-			if f, ok := t.out.(*os.File); ok {
-				// A regular file or pipe has no deadline, and needs none.
-				_ = f.SetWriteDeadline(time.Now().Add(5 * time.Second))
-			}
 			t.mu.Lock()
-			lost := t.lost
+			out, lost := t.out, t.lost
 			t.lost = 0
+			if t.file != nil {
+				out = t.file
+				_ = t.file.SetWriteDeadline(time.Now().Add(5 * time.Second))
+			}
 			t.mu.Unlock()
 			if lost > 0 {
 				line = fmt.Sprintf("huck: %d lines lost, this console was too slow\r\n", lost) + line
 			}
 			// A console that fails is no reason to stop, and there is nowhere to say so.
-			_, _ = io.WriteString(t.out, line)
+			_, _ = io.WriteString(out, line)
 		case <-ctx.Done():
 			return
 		}
@@ -146,7 +168,7 @@ func (t *tty) write(ctx context.Context) {
 func (c *Console) Offer(ctx context.Context, shell func(ctx context.Context, tty string) error) {
 	c.once.Do(func() {
 		for _, t := range c.ttys {
-			if t.in != nil {
+			if t.typed() != nil {
 				c.wg.Go(func() { t.listen(ctx, c, shell) })
 			}
 		}
@@ -179,11 +201,12 @@ func (c *Console) Shell(ctx context.Context, path string, shell func(ctx context
 
 func (t *tty) listen(ctx context.Context, c *Console, shell func(context.Context, string) error) {
 	// What was typed before the offer answers no offer.
-	_ = unix.IoctlSetInt(int(t.in.Fd()), unix.TCFLSH, unix.TCIFLUSH)
-	_ = unix.SetNonblock(int(t.in.Fd()), true) // Fd made it blocking
+	if raw, err := t.typed().SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) })
+	}
 	var buf [256]byte
 	for {
-		n, err := t.in.Read(buf[:])
+		n, err := t.typed().Read(buf[:])
 		if err != nil || ctx.Err() != nil {
 			return
 		}
@@ -200,6 +223,8 @@ func (t *tty) shell(ctx context.Context, c *Console, shell func(context.Context,
 	}
 	t.hold(true)
 	err := shell(ctx, t.path)
+	// When a session ends, the kernel hangs its terminal up for all who have it open.
+	err = errors.Join(err, t.open())
 	t.hold(false)
 	if err != nil {
 		c.Printf("shell on %s: %v", t.path, err)

@@ -8,9 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,7 +112,16 @@ func TestShell(t *testing.T) {
 	shell := func(_ context.Context, tty string) error {
 		opened <- tty
 		<-leave
-		return nil
+		// A session of its own, as shells have; its end hangs the terminal up.
+		f, err := os.OpenFile(tty, os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cmd := exec.Command("true")
+		cmd.Stdin = f
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		return cmd.Run()
 	}
 	master.WriteString("\n") // answers no offer
 	c.Offer(t.Context(), shell)

@@ -30,11 +30,6 @@ func bootMachine(ctx context.Context) int {
 	quietKernel(opts.Debug)
 	con := console.Open("/sys/class/tty/console/active", "/dev", os.Stderr)
 	con.Printf("%s the Huck appliance", steps.Uptime())
-	if opts.Shell {
-		con.Printf("huck.shell: the boot goes on when the shell ends")
-		con.Shell(ctx, con.Main(), rescue.OnTTY)
-	}
-
 	plain := slog.New(&console.Handler{Print: con.Printf})
 	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -42,7 +37,7 @@ func bootMachine(ctx context.Context) int {
 	}
 	events := server.NewQueue(strings.TrimSpace(string(bootID)), plain)
 	log := slog.New(&console.Handler{Print: con.Printf, Event: events.Add})
-	lastWords(events)
+	crashed := lastWords(events)
 
 	offer := func() {
 		if !con.Offered() {
@@ -54,6 +49,10 @@ func bootMachine(ctx context.Context) int {
 	stopWatchdog, err := startWatchdog(runner.Overdue)
 	if err != nil && !os.IsNotExist(err) {
 		log.Warn("no watchdog", "err", err)
+	}
+	if opts.Shell && !crashed { // somebody asked for it once, not for a stop after every crash
+		con.Printf("huck.shell: the boot goes on when the shell ends")
+		con.Shell(ctx, con.Main(), rescue.OnTTY)
 	}
 	nets := network.New(network.Config{BootIF: opts.BootIF, ResolvConf: "/etc/resolv.conf", Log: log})
 	go nets.Run(ctx) // until the machine is left
@@ -71,17 +70,19 @@ func bootMachine(ctx context.Context) int {
 }
 
 // lastWords reports what a boot before this one, of the same start, left when
-// it crashed, and has this one leave the same.
-func lastWords(events *server.Queue) {
+// it crashed, and has this one leave the same. It tells whether there was one.
+func lastWords(events *server.Queue) (crashed bool) {
 	if b, err := os.ReadFile(crashFile); err == nil && len(b) > 0 {
+		crashed = true
 		events.Add(api.Event{Type: api.EventLog, Message: "the appliance crashed and was started anew", Error: string(b[:min(len(b), 4<<10)])})
 	}
 	f, err := os.Create(crashFile)
 	if err != nil {
-		return // then a crash stands on the console only
+		return crashed // then the next one stands on the console only
 	}
 	defer f.Close() // SetCrashOutput duplicates it
 	_ = debug.SetCrashOutput(f, debug.CrashOptions{})
+	return crashed
 }
 
 // limitMemory keeps the Go heap below half of what is free: the rest is for

@@ -85,7 +85,7 @@ func (b *boot) tell(ctx context.Context) error {
 		{Name: "settings", Silence: 10 * time.Second, Do: b.settings},
 		{Name: "network", Silence: 20 * time.Second, MaxWait: 5 * time.Second, Do: b.network},
 		{Name: "server", Silence: 20 * time.Second, MaxWait: 10 * time.Second, Do: b.findServer},
-		{Name: "register", Silence: 30 * time.Second, Do: b.register},
+		{Name: "register", Silence: 30 * time.Second, MaxWait: 10 * time.Second, Do: b.register},
 	} {
 		if err := b.run.Run(ctx, s); err != nil {
 			return err
@@ -229,7 +229,7 @@ func (b *boot) present() api.Inventory {
 
 // assignment waits for something to do, visibly, doing nothing.
 func (b *boot) assignment(ctx context.Context) (a api.Assignment, err error) {
-	err = b.run.Run(ctx, steps.Step{Name: "assignment", Silence: api.LongPoll + time.Minute, Do: func(ctx context.Context, alive func()) (string, error) {
+	err = b.run.Run(ctx, steps.Step{Name: "assignment", Silence: api.LongPoll + time.Minute, MaxWait: 10 * time.Second, Do: func(ctx context.Context, alive func()) (string, error) {
 		waiting := time.AfterFunc(time.Second, func() {
 			b.print("waiting for an assignment (node %s, server %s)", b.client.Node(), b.server)
 			b.offer()
@@ -368,13 +368,18 @@ func (b *boot) giveUp(err error) {
 // report tells the server that the installation is complete, and waits until
 // it knows.
 func (b *boot) report(result *api.Result) func(context.Context, func()) (string, error) {
+	queued := false
 	return func(ctx context.Context, _ func()) (string, error) {
-		data, err := json.Marshal(result)
-		if err != nil {
-			return "", steps.Permanent(err)
+		if !queued {
+			data, err := json.Marshal(result)
+			if err != nil {
+				return "", steps.Permanent(err)
+			}
+			b.events.Add(api.Event{Type: api.EventInstalled, Step: "report", Seconds: result.Seconds, Data: data})
 		}
-		b.events.Add(api.Event{Type: api.EventInstalled, Step: "report", Seconds: result.Seconds, Data: data})
-		return "", b.events.Flush(ctx)
+		err := b.events.Flush(ctx)
+		queued = !server.Permanent(err) // what was refused is not in the queue any more
+		return "", err
 	}
 }
 

@@ -31,6 +31,7 @@ func supervise(self string) int {
 	for crashes := 1; ; crashes++ {
 		status, err := runChild(self)
 		fmt.Fprintf(os.Stderr, "\r\nhuck: the boot has crashed (%s, %v), %d of %d\r\n", describeStatus(status), err, crashes, maxCrashes)
+		_ = unix.Kill(-1, unix.SIGKILL) // shells it left behind, which would keep the consoles
 		unix.Sync()
 		time.Sleep(crashPause)
 		if crashes == maxCrashes {

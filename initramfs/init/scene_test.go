@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"huck/imager/api"
+	"huck/imager/receive"
+	"huck/initramfs/bootos"
+	"huck/initramfs/cmdline"
+	"huck/initramfs/network"
+	"huck/initramfs/server"
+	"huck/initramfs/steps"
+)
+
+// diary is what happened, in the order it happened in.
+type diary struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (d *diary) add(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+}
+
+func (d *diary) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return strings.Join(d.lines, "\n")
+}
+
+// bootServer is a boot server with one node.
+type bootServer struct {
+	*diary
+	mu      sync.Mutex
+	a       api.Assignment
+	changed chan struct{}
+	deaf    int // so many posts of events fail
+}
+
+func (s *bootServer) assign(a api.Assignment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.a = a
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *bootServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/v1/nodes":
+		json.NewEncoder(w).Encode(api.Registered{Node: "n1", Token: "t"})
+	case r.URL.Path == "/v1/nodes/n1/events":
+		s.mu.Lock()
+		deaf := s.deaf > 0
+		s.deaf--
+		s.mu.Unlock()
+		if deaf {
+			http.Error(w, "restarting", http.StatusServiceUnavailable)
+			return
+		}
+		var events []api.Event
+		if err := json.NewDecoder(r.Body).Decode(&events); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		for _, e := range events {
+			s.add("event %s %s %s %s%s", e.Type, e.Step, e.State, e.Error, e.Data)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		s.poll(w, r)
+	}
+}
+
+func (s *bootServer) poll(w http.ResponseWriter, r *http.Request) {
+	after, _ := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	for {
+		s.mu.Lock()
+		a, changed := s.a, s.changed
+		s.mu.Unlock()
+		if a.Serial != after {
+			json.NewEncoder(w).Encode(a)
+			return
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// fakeMachine notes what is done to it.
+type fakeMachine struct {
+	*diary
+	disks    []api.Disk
+	receives []error // what each receive ends with; the last one goes on
+	load     error
+	kexec    error
+}
+
+func (m *fakeMachine) Inventory() api.Inventory   { return api.Inventory{Product: "fake", BootID: "b"} }
+func (m *fakeMachine) Disks() ([]api.Disk, error) { return m.disks, nil }
+func (m *fakeMachine) Activity(string) string     { return "" }
+func (m *fakeMachine) Leave()                     { m.add("leave") }
+func (m *fakeMachine) Kexec() error               { m.add("kexec"); return m.kexec }
+func (m *fakeMachine) Reboot() error              { m.add("reboot"); return nil }
+func (m *fakeMachine) PowerOff() error            { m.add("poweroff"); return nil }
+
+func (m *fakeMachine) Reread(path string) error {
+	m.add("reread %s", path)
+	return nil
+}
+
+func (m *fakeMachine) Load(path string) (bootos.Entry, error) {
+	m.add("load %s", path)
+	return bootos.Entry{Title: "Linux"}, m.load
+}
+
+func (m *fakeMachine) Receive(_ context.Context, cfg receive.Config) (api.Result, error) {
+	m.add("receive %s to %s over %s, verify %v", cfg.Ref, cfg.Target, cfg.Interface, cfg.Install.Verify)
+	err := m.receives[0]
+	if len(m.receives) > 1 {
+		m.receives = m.receives[1:]
+	}
+	if err != nil {
+		return api.Result{}, err
+	}
+	if cfg.Install.Verify {
+		cfg.Install.Verified(api.Verified{Regions: 3})
+	}
+	return api.Result{Event: "done", Image: "@1"}, nil
+}
+
+// fakeNet has one lease, of the loopback interface.
+type fakeNet struct {
+	leases chan network.Lease
+	chosen string
+}
+
+func (n *fakeNet) Leases() <-chan network.Lease { return n.leases }
+func (n *fakeNet) Choose(ifname string)         { n.chosen = ifname }
+func (n *fakeNet) String() string               { return "eth9: no carrier" }
+
+// scene is a boot on a fake machine against a real HTTP server.
+type scene struct {
+	*diary
+	server  *bootServer
+	machine *fakeMachine
+	boot    *boot
+	done    chan error
+}
+
+func newScene(t *testing.T) *scene {
+	d := &diary{}
+	disks := []api.Disk{{Path: "/dev/sda", Size: 1 << 30, Serial: "S1"}}
+	s := &scene{diary: d, done: make(chan error, 1),
+		server:  &bootServer{diary: d, changed: make(chan struct{})},
+		machine: &fakeMachine{diary: d, disks: disks, receives: []error{nil}},
+	}
+	ts := httptest.NewServer(s.server)
+	t.Cleanup(ts.Close)
+	u, _ := url.Parse(ts.URL)
+	n := &fakeNet{leases: make(chan network.Lease, 1)}
+	n.leases <- network.Lease{Interface: "lo", Addr: netip.MustParsePrefix("127.0.0.1/8"), Server: u}
+	print := func(f string, a ...any) { d.add("console %s", fmt.Sprintf(f, a...)) }
+	events := server.NewQueue("b", nil)
+	s.boot = &boot{
+		opts: cmdline.Options{}, m: s.machine, net: n, print: print, offer: func() { d.add("offer") },
+		log: slog.New(slog.DiscardHandler), events: events,
+		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
+		// The disks have been there for long: no need to let them settle.
+		disks:    disksSeen{list: disks, since: time.Now().Add(-time.Hour)},
+		patience: time.Second,
+	}
+	return s
+}
+
+func (s *scene) start(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.done <- s.boot.tell(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
+func (s *scene) await(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !strings.Contains(s.String(), text) {
+		select {
+		case <-deadline:
+			t.Fatalf("no %q in\n%s", text, s)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// order fails unless all texts are there, one after the other.
+func (s *scene) order(t *testing.T, texts ...string) {
+	t.Helper()
+	rest := s.String()
+	for _, text := range texts {
+		_, after, ok := strings.Cut(rest, text)
+		if !ok {
+			t.Fatalf("no %q at its place in\n%s", text, s)
+		}
+		rest = after
+	}
+}
+
+func (s *scene) without(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.Contains(s.String(), text) {
+			t.Errorf("%q in\n%s", text, s)
+		}
+	}
+}
+
+func install1(then api.Then) api.Assignment {
+	return api.Assignment{Serial: 1, Action: api.ActionInstall, Ref: "deb:1", Disk: "only", Then: then}
+}
