@@ -113,6 +113,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 	var list []api.Event
 	err := readJSON(w, r, maxReport, &list)
 	if err == nil {
+		setClock(list, r.Header.Get(api.HeaderClock), time.Now())
 		err = s.Nodes.Report(r.Context(), r.PathValue("node"), list)
 	}
 	if err != nil {
@@ -120,4 +121,16 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// setClock turns the events' times, which are by the clock of a node that said
+// sent when it sent them, into our own. A node that does not say is believed.
+func setClock(list []api.Event, sent string, now time.Time) {
+	t, err := time.Parse(time.RFC3339Nano, sent)
+	if err != nil {
+		return
+	}
+	for i := range list {
+		list[i].Time = list[i].Time.Add(now.Sub(t))
+	}
 }

@@ -63,6 +63,10 @@ func (e *Error) Error() string { return e.Message }
 const (
 	// HeaderAuth carries "Bearer TOKEN" with the node's token.
 	HeaderAuth = "Authorization"
+	// HeaderClock carries the sender's present time (RFC 3339) beside times of
+	// its own in a request's body. A machine's clock is often wrong at start;
+	// the server moves those times by the difference to its own.
+	HeaderClock = "Huck-Clock"
 )
 
 // LongPoll is the longest a server holds a request that waits for news.

@@ -149,6 +149,7 @@ func (c *Client) call(ctx context.Context, hc *http.Client, method, path string,
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set(api.HeaderClock, time.Now().Format(time.RFC3339Nano))
 	}
 	resp, err := hc.Do(req)
 	if err != nil {
