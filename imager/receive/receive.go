@@ -11,11 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -146,9 +144,11 @@ func (r *receiver) multicast(ctx context.Context, job *install.Job) error {
 	if err != nil {
 		return err
 	}
-	ifi, err := outgoing(r.cfg.Interface, ch.Sender)
-	if err != nil {
-		return err
+	var ifi *net.Interface // nil: the one that leads to the sender
+	if r.cfg.Interface != "" {
+		if ifi, err = net.InterfaceByName(r.cfg.Interface); err != nil {
+			return fmt.Errorf("receive: interface %s: %w", r.cfg.Interface, err)
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	castDone := make(chan struct{})
@@ -164,7 +164,7 @@ func (r *receiver) multicast(ctx context.Context, job *install.Job) error {
 		})
 		r.repairBytes = int64(stats.RepairBytes)
 		if errors.Is(err, cast.ErrNoMulticast) || errors.Is(err, cast.ErrBadChannel) {
-			r.log.Warn("multicast given up, going on over HTTP", "group", ch.Group.String(), "interface", ifi.Name, "err", err)
+			r.log.Warn("multicast given up, going on over HTTP", "group", ch.Group.String(), "err", err)
 			return nil
 		}
 		return err
@@ -287,40 +287,4 @@ func (c *claims) release(n uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.held, n)
-}
-
-// outgoing returns the interface of that name or, if empty, the one that
-// leads to peer.
-func outgoing(name string, peer netip.AddrPort) (*net.Interface, error) {
-	if name != "" {
-		ifi, err := net.InterfaceByName(name)
-		if err != nil {
-			return nil, fmt.Errorf("receive: interface %s: %w", name, err)
-		}
-		return ifi, nil
-	}
-	// Connecting a UDP socket sends nothing; it only asks the routing table.
-	d := net.Dialer{Timeout: time.Second}
-	c, err := d.Dial("udp", peer.String())
-	if err != nil {
-		return nil, fmt.Errorf("receive: route to %s: %w", peer, err)
-	}
-	defer c.Close()
-	local := c.LocalAddr().(*net.UDPAddr).IP
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("receive: interfaces: %w", err)
-	}
-	for i := range all {
-		addrs, err := all[i].Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.Equal(local) {
-				return &all[i], nil
-			}
-		}
-	}
-	return nil, fmt.Errorf("receive: no interface has the address %s that leads to %s", local, peer)
 }
