@@ -9,8 +9,8 @@ export PATH := $(shell build/bootstrap.sh --go-path):$(PATH)
 export CGO_ENABLED ?= 0
 
 FUZZTIME ?= 60s
-# The tests that need neither root nor a virtual machine.
-UNIT = $$(go list ./... | grep -v /qemu-tests)
+# All but what boots virtual machines, and the checks of the tree itself.
+UNIT = $$(go list ./... | grep -vE '/qemu-tests|^huck/build$$')
 
 .PHONY: help
 help: ## this list
@@ -27,15 +27,19 @@ build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
 
 .PHONY: test
 test: deps ## all tests; needs root
-	$(MAKE) check test-unit test-qemu
+	$(MAKE) check test-race test-qemu
 
 .PHONY: check
 check: deps ## gofmt, vet, staticcheck, import directions
-	go test -count=1 ./build
+	REQUIRE_TOOLS=1 go test -count=1 ./build
 
 .PHONY: test-unit
 test-unit: deps-unit ## tests without virtual machines; as root also those in network namespaces
-	CGO_ENABLED=1 go test -race -timeout 10m $(UNIT)
+	go test -timeout 10m $(UNIT)
+
+.PHONY: test-race
+test-race: deps-unit ## the same under the race detector
+	CGO_ENABLED=1 go test -race -timeout 15m $(UNIT)
 
 .PHONY: test-qemu
 test-qemu: deps ## tests that boot virtual machines; needs root
