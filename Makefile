@@ -27,7 +27,7 @@ build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
 
 .PHONY: test
 test: deps ## all tests; needs root
-	$(MAKE) check test-race test-qemu
+	REQUIRE_TOOLS=1 $(MAKE) check test-race test-qemu
 
 .PHONY: check
 check: deps ## gofmt, vet, staticcheck, import directions
