@@ -1,8 +1,11 @@
 package qemutests_test
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"huck/imager/api"
 	"huck/qemu-tests/disks"
@@ -66,11 +69,15 @@ func (s *labSite) switchOn(p *pair, img captured) {
 		_, err := s.Node(s.ctx, m)
 		s.must(err)
 	}
+	var g errgroup.Group
 	for i, m := range p.machines {
-		n, err := s.Assign(s.ctx, m, img.Ref, "only", "--once", "--then", "kexec")
-		s.must(err)
-		p.nodes[i] = n.ID
+		g.Go(func() error {
+			n, err := s.Assign(s.ctx, m, img.Ref, "only", "--once", "--then", "kexec")
+			p.nodes[i] = n.ID
+			return err
+		})
 	}
+	s.must(g.Wait())
 }
 
 // lateJoiner switches the second machine on when the first is half done. An
@@ -78,10 +85,13 @@ func (s *labSite) switchOn(p *pair, img captured) {
 // link is slow meanwhile, as it would be to a larger one.
 func (s *labSite) lateJoiner(sys system, loss int) {
 	s.t.Helper()
-	const slow = 1_000_000
+	const (
+		slow = 500_000
+		fast = 100_000_000 // no limit, but what waits does not come as one burst
+	)
 	img := s.golden(sys)
 	s.must(s.StartServer(s.ctx, rate))
-	s.must(s.Network.LimitMulticast(s.ctx, 0))
+	s.must(s.Network.LimitMulticast(s.ctx, fast))
 	p := s.blankPair(sys, loss)
 	p.nodes[0], _ = s.started(p.machines[0], img.Ref, "only", "--once", "--then", "kexec")
 	for s.sent().Multicast < img.EncodedBytes/2 {
@@ -90,11 +100,12 @@ func (s *labSite) lateJoiner(sys system, loss int) {
 	s.must(s.Network.LimitMulticast(s.ctx, slow))
 	s.t.Logf("first half done; sent %+v", s.sent())
 	var from int
-	var err error
 	p.nodes[1], from = s.started(p.machines[1], img.Ref, "only", "--once", "--then", "kexec")
-	_, _, err = s.Step(s.ctx, p.nodes[1], from, "receive", api.StepRunning)
+	_, _, err := s.Events.Wait(s.ctx, from, "that the second has joined", func(e api.Event) bool {
+		return e.Node == p.nodes[1] && strings.HasPrefix(e.Message, "joined channel")
+	})
 	s.must(err)
-	s.must(s.Network.LimitMulticast(s.ctx, 0))
+	s.must(s.Network.LimitMulticast(s.ctx, fast))
 	s.t.Logf("second joins; sent %+v", s.sent())
 	s.finish(sys, img, p, 1.65)
 }
@@ -134,7 +145,7 @@ func (s *labSite) atWork(m *vm.Machine) {
 		{"Password: ", disks.DebianPassword},
 		{`# `, `echo "name=$(hostname)."`},
 		{`name=` + disks.DebianHostname + `\.`, `findmnt -n -o OPTIONS /`},
-		{`(?m)^rw,`, `echo kept > /root/written && sync && echo can-$((1+1))-write`},
+		{`[\r\n]rw,`, `echo kept > /root/written && sync && echo can-$((1+1))-write`},
 		{`can-2-write`, "systemctl poweroff"},
 	} {
 		var err error

@@ -22,8 +22,9 @@ import (
 const mib = 1 << 20
 
 // rate is the boot server's cap: what two emulated machines take without loss
-// even where they do not get two cores to themselves.
-const rate = "40M"
+// even where they do not get two cores to themselves, and so little that a
+// second between two machines is a small part of the image.
+const rate = "24M"
 
 // system is an installed system that is captured.
 type system struct {

@@ -102,12 +102,8 @@ table netdev loss-%[1]s {
 
 // LimitMulticast holds what the server sends by IPv4 multicast to a rate in
 // bits per second, by a queue on its own interface: the sender blocks and
-// loses nothing. 0 lifts the limit.
+// loses nothing.
 func (n *Network) LimitMulticast(ctx context.Context, rate int64) error {
-	const unlimited = 10_000_000_000
-	if rate == 0 {
-		rate = unlimited
-	}
 	class := []string{"tc", "class", "change", "dev", Interface, "parent", "1:", "classid", "1:10", "htb", "rate", fmt.Sprint(rate)}
 	if n.run(ctx, class...) == nil {
 		return nil
