@@ -44,7 +44,7 @@ test-race: deps-unit ## the same under the race detector
 .PHONY: test-qemu
 test-qemu: deps ## tests that boot virtual machines; needs root
 	go run ./build netboot
-	go test -count=1 -timeout 30m -v ./qemu-tests/...
+	go test -count=1 -p 1 -timeout 30m -v ./qemu-tests/...
 
 .PHONY: test-all
 test-all: test fuzz ## make test and FUZZTIME (60s) of every fuzz target

@@ -21,7 +21,7 @@ const Memory = 256
 
 // KernelArgs are words that every Linux in a machine should have on its command
 // line: on a busy host the emulator's timer interrupts come in bursts, which
-// makes the kernel's check of them panic one time in twenty.
+// makes the kernel's check of them panic now and then.
 const KernelArgs = "no_timer_check"
 
 // Config describes a machine. It stays the same from one power-on to the next.
