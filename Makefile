@@ -27,7 +27,7 @@ build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
 
 .PHONY: test
 test: deps ## all tests; needs root
-	REQUIRE_TOOLS=1 $(MAKE) check test-race test-qemu
+	REQUIRE_TOOLS=1 $(MAKE) check test-unit test-qemu
 
 .PHONY: check
 check: deps ## gofmt, vet, staticcheck, import directions
@@ -47,7 +47,7 @@ test-qemu: deps ## tests that boot virtual machines; needs root
 	go test -count=1 -p 1 -timeout 30m -v ./qemu-tests/...
 
 .PHONY: test-all
-test-all: test fuzz ## make test and FUZZTIME (60s) of every fuzz target
+test-all: test test-race fuzz ## make test, the race detector, FUZZTIME (60s) of every fuzz target
 
 .PHONY: fuzz
 fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target

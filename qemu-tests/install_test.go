@@ -27,6 +27,13 @@ func TestTogetherWithLoss(t *testing.T) { newSite(t, 5*time.Minute).together(tin
 
 func TestLateJoinerWithLoss(t *testing.T) { newSite(t, 6*time.Minute).lateJoiner(tiny, 2) }
 
+func rateWith(loss int) string {
+	if loss > 0 {
+		return lossyRate
+	}
+	return rate
+}
+
 // pair is two machines that are installed at the same time.
 type pair struct {
 	machines [2]*vm.Machine
@@ -51,7 +58,7 @@ func (s *labSite) blankPair(sys system, loss int) *pair {
 func (s *labSite) together(sys system, loss int) *pair {
 	s.t.Helper()
 	img := s.golden(sys)
-	s.must(s.StartServer(s.ctx, rate))
+	s.must(s.StartServer(s.ctx, rateWith(loss)))
 	p := s.blankPair(sys, loss)
 	s.switchOn(p, img)
 	s.finish(sys, img, p, 1.15)
@@ -90,7 +97,7 @@ func (s *labSite) lateJoiner(sys system, loss int) {
 		fast = 100_000_000 // no limit, but what waits does not come as one burst
 	)
 	img := s.golden(sys)
-	s.must(s.StartServer(s.ctx, rate))
+	s.must(s.StartServer(s.ctx, rateWith(loss)))
 	s.must(s.Network.LimitMulticast(s.ctx, fast))
 	p := s.blankPair(sys, loss)
 	p.nodes[0], _ = s.started(p.machines[0], img.Ref, "only", "--once", "--then", "kexec")

@@ -26,6 +26,10 @@ const mib = 1 << 20
 // second between two machines is a small part of the image.
 const rate = "24M"
 
+// lossyRate is for what is dropped on purpose in an image that is small: a
+// second between two machines is then less of it.
+const lossyRate = "16M"
+
 // system is an installed system that is captured.
 type system struct {
 	hostname string
