@@ -48,7 +48,7 @@ func (f serverFlag) open(ctx context.Context, method string, query url.Values, i
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("boot server: %w", err)
+		return nil, fmt.Errorf("boot server: %w (does it run there? --server names another)", err)
 	}
 	if resp.StatusCode/100 == 2 {
 		return resp.Body, nil
