@@ -124,6 +124,9 @@ func onLoopback(t *testing.T, options ...string) (*net.UDPConn, func() error) {
 	}
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
+			t.Fatal(err)
+		}
 		t.Skip(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -80,6 +80,9 @@ func TestIdentify(t *testing.T) {
 // it was.
 func TestMount(t *testing.T) {
 	if os.Getuid() != 0 {
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
+			t.Fatal("needs root")
+		}
 		t.Skip("needs root")
 	}
 	for _, name := range []string{"mkfs.ext4", "losetup"} {
@@ -119,6 +122,9 @@ func TestMount(t *testing.T) {
 	}
 	out, err := exec.CommandContext(t.Context(), "losetup", "-f", "--show", img).CombinedOutput()
 	if err != nil {
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
+			t.Fatalf("no loop device: %s", out)
+		}
 		t.Skipf("no loop device: %s", out)
 	}
 	dev := strings.TrimSpace(string(out))

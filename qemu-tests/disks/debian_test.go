@@ -21,6 +21,9 @@ func TestDebianBoots(t *testing.T) {
 	}
 	requireTools(t, "qemu-system-x86_64", "debootstrap", "mkfs.ext4", "mkfs.vfat", "mcopy", "mkswap", "sfdisk", "e2fsck")
 	if os.Getuid() != 0 {
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
+			t.Fatal("needs root")
+		}
 		t.Skip("needs root")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)

@@ -32,6 +32,9 @@ func requireTools(t *testing.T, tools ...string) {
 func TestTinyBoots(t *testing.T) {
 	requireTools(t, "qemu-system-x86_64", "mkfs.ext4", "sfdisk", "e2fsck")
 	if _, err := os.Stat(kernel); err != nil {
+		if os.Getenv("REQUIRE_TOOLS") == "1" {
+			t.Fatalf("no kernel yet: %v", err)
+		}
 		t.Skipf("no kernel yet: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
