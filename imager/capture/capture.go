@@ -40,7 +40,8 @@ type Config struct {
 	// empty. It is noted in the tag; what the two share is stored once anyway.
 	Parent string
 	// RawAll takes every partition whole; Raw only those with these numbers.
-	// The whole disk without a table is number 0.
+	// The whole disk without a table is number 0; with RawAll a disk whose table
+	// cannot be used is one without.
 	RawAll bool
 	Raw    []int
 	// Force captures a source in use or not at rest all the same; content that
@@ -74,22 +75,26 @@ type Result struct {
 	SurplusBytes int64
 	// BadBytes is how much could not be read and stands as zeros.
 	BadBytes int64
+	// Warnings tells, one sentence each, what is odd about the disk: a damaged
+	// primary GPT, say.
+	Warnings []string
 	Seconds  float64
 }
 
 // MarshalJSON implements json.Marshaler.
 func (r Result) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		Event        string  `json:"event"`
-		Ref          string  `json:"ref"`
-		Digest       string  `json:"digest"`
-		ImageBytes   int64   `json:"image_bytes"`
-		EncodedBytes int64   `json:"encoded_bytes"`
-		NewBytes     int64   `json:"new_bytes"`
-		SurplusBytes int64   `json:"surplus_bytes"`
-		BadBytes     int64   `json:"bad_bytes"`
-		Seconds      float64 `json:"seconds"`
-	}{"done", r.Ref, "@" + r.Digest.String(), r.ImageBytes, r.EncodedBytes, r.NewBytes, r.SurplusBytes, r.BadBytes, r.Seconds})
+		Event        string   `json:"event"`
+		Ref          string   `json:"ref"`
+		Digest       string   `json:"digest"`
+		ImageBytes   int64    `json:"image_bytes"`
+		EncodedBytes int64    `json:"encoded_bytes"`
+		NewBytes     int64    `json:"new_bytes"`
+		SurplusBytes int64    `json:"surplus_bytes"`
+		BadBytes     int64    `json:"bad_bytes"`
+		Warnings     []string `json:"warnings,omitempty"`
+		Seconds      float64  `json:"seconds"`
+	}{"done", r.Ref, "@" + r.Digest.String(), r.ImageBytes, r.EncodedBytes, r.NewBytes, r.SurplusBytes, r.BadBytes, r.Warnings, r.Seconds})
 }
 
 // Refused tells why a disk is not captured. Nothing was written to the store.
@@ -179,7 +184,7 @@ func (p *plan) store(ctx context.Context, w store.Writer) (Result, error) {
 		return Result{}, err
 	}
 	res := Result{Ref: fmt.Sprintf("%s:%d", tag.Name, tag.Version), Digest: digest,
-		ImageBytes: p.man.Map.UsedBytes, NewBytes: s.newBytes.Load(), SurplusBytes: p.surplus}
+		ImageBytes: p.man.Map.UsedBytes, NewBytes: s.newBytes.Load(), SurplusBytes: p.surplus, Warnings: p.warnings}
 	for _, e := range p.man.Bad {
 		res.BadBytes += e.Size
 	}

@@ -275,11 +275,12 @@ func TestRefused(t *testing.T) {
 	}
 	patch(t, dirty, 9*mib, b)
 	broken := gptDisk(t, tree)
-	patch(t, broken, 512, make([]byte, 512)) // the primary GPT header
+	patch(t, broken, 512, make([]byte, 512)) // both GPT headers
+	patch(t, broken, 52*mib-512, make([]byte, 512))
 	for _, c := range []struct {
 		name, path, says string
 		force            bool // makes it go
-	}{{"dirty", dirty, "partition 2", true}, {"primary GPT lost", broken, "GPT", false}} {
+	}{{"dirty", dirty, "partition 2", true}, {"GPT lost", broken, "GPT", false}} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			var refused *capture.Refused

@@ -149,12 +149,7 @@ func (s *stream) fill(ctx context.Context, b *batch) error {
 	if err := s.readRange(ctx, b, first, from, to); err != nil {
 		return err
 	}
-	for _, e := range s.p.backup {
-		lo, hi := max(e.Start, b.start), min(e.Start+e.Size, b.start+batchSize)
-		if lo < hi {
-			clear(b.at(lo, int(hi-lo)))
-		}
-	}
+	s.p.mend(b)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,9 @@ type plan struct {
 	man      image.Manifest
 	entries  []image.Entry  // the chunk map; the stream fills in the IDs
 	chunkMap []byte         // its bytes, once it is complete
-	backup   []image.Extent // sectors of the backup GPT, which count as zero
+	zeros    []image.Extent // what counts as zero: the backup GPT and what is behind the last partition
+	repair   []ptable.Patch // the primary GPT, where the disk's own is damaged
+	warnings []string       // for the Result
 	total    int64          // bytes of all used blocks
 	surplus  int64          // of these, bytes taken only by rounding outward
 }
@@ -54,19 +57,16 @@ func survey(ctx context.Context, cfg *Config) (*plan, error) {
 	if err := checkUse(cfg); err != nil {
 		return nil, err
 	}
-	t, sector, err := readTable(dev)
+	t, sector, err := readTable(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("capture: %s: %w", dev.Name(), err)
+		return nil, err
 	}
-	if t.FromBackup {
-		return nil, &Refused{dev.Name(), "its primary GPT is damaged; repair it first, for example with sgdisk"}
-	}
+	p := &plan{cfg: cfg, repair: t.Repair}
 	for _, w := range t.Warnings {
-		cfg.Log.Warn("capture: partition table", "dev", dev.Name(), "warning", w)
+		p.warn("partition table: " + w)
 	}
-	p := &plan{cfg: cfg}
 	if t.Kind == "gpt" {
-		p.backup = t.Backup
+		p.zeros = append(t.Backup, behind(t, dev.Size()))
 	}
 	p.man = image.Manifest{Format: image.ManifestVersion, DiskSize: dev.Size(), SectorSize: sector, Table: t.Kind, GPT: t.GPT}
 	var used blocks
@@ -89,20 +89,64 @@ func survey(ctx context.Context, cfg *Config) (*plan, error) {
 	return p, nil
 }
 
-// readTable reads the partition table. A file has no sector size of its own:
-// the one that shows a table is right.
-func readTable(dev Device) (*ptable.Table, int, error) {
-	if s := dev.SectorSize(); s != 0 {
-		t, err := ptable.Read(dev, dev.Size(), s)
-		return t, s, err
+// warn logs a warning and keeps it for the Result.
+func (p *plan) warn(text string) {
+	p.cfg.Log.Warn("capture: something is odd", "dev", p.cfg.Device.Name(), "warning", text)
+	p.warnings = append(p.warnings, text)
+}
+
+// behind returns what follows the last partition of a GPT. It is no part of an
+// image, and a target may have its backup GPT anywhere in it, so that it must
+// not show in a block that it shares with the partition.
+func behind(t *ptable.Table, size int64) image.Extent {
+	var end int64
+	for _, e := range t.Metadata {
+		end = max(end, e.Start+e.Size)
 	}
-	t, err := ptable.Read(dev, dev.Size(), 512)
-	if dev.Size()%4096 == 0 && (err != nil || t.Kind != "gpt") {
-		if large, err := ptable.Read(dev, dev.Size(), 4096); err == nil && large.Kind == "gpt" && !large.FromBackup {
+	for _, p := range t.Parts {
+		end = max(end, p.Start+p.Size)
+	}
+	return image.Extent{Start: end, Size: size - end}
+}
+
+// mend makes of what was read into a batch what belongs in the image.
+func (p *plan) mend(b *batch) {
+	for _, e := range p.zeros {
+		lo, hi := max(e.Start, b.start), min(e.Start+e.Size, b.start+batchSize)
+		if lo < hi {
+			clear(b.at(lo, int(hi-lo)))
+		}
+	}
+	for _, r := range p.repair {
+		lo, hi := max(r.Start, b.start), min(r.Start+int64(len(r.Data)), b.start+batchSize)
+		if lo < hi {
+			copy(b.at(lo, int(hi-lo)), r.Data[lo-r.Start:])
+		}
+	}
+}
+
+// readTable reads the partition table. A file has no sector size of its own:
+// the one that shows a table is right. A table that cannot be taken as it is
+// is refused, unless everything is to be taken raw: then there is none.
+func readTable(cfg *Config) (*ptable.Table, int, error) {
+	dev := cfg.Device
+	sector := cmp.Or(dev.SectorSize(), 512)
+	t, err := ptable.Read(dev, dev.Size(), sector)
+	if dev.SectorSize() == 0 && dev.Size()%4096 == 0 && (err != nil || t.Kind != "gpt") {
+		if large, err := ptable.Read(dev, dev.Size(), 4096); err == nil && large.Kind == "gpt" {
 			return large, 4096, nil
 		}
 	}
-	return t, 512, err
+	switch {
+	case err == nil:
+		return t, sector, nil
+	case !errors.Is(err, ptable.ErrGPT) && !errors.Is(err, ptable.ErrMBR):
+		return nil, 0, fmt.Errorf("capture: %s: %w", dev.Name(), err)
+	case !cfg.RawAll:
+		return nil, 0, &Refused{dev.Name(), fmt.Sprintf("its partition table is damaged: %v; repair it first, for example with sgdisk or sfdisk, or take the whole disk raw", err)}
+	}
+	t = &ptable.Table{Kind: "none", Warnings: []string{fmt.Sprintf("cannot be used, the disk is taken as one without a table: %v", err)}}
+	return t, sector, nil
 }
 
 // partitions probes all partitions, or the whole disk if it has no table.
@@ -160,7 +204,7 @@ func (p *plan) probe(part ptable.Part) (usedmap.Result, error) {
 		found.Used, found.Whole = nil, "asked for"
 	}
 	for _, w := range found.Warnings {
-		cfg.Log.Warn("capture: partition", "dev", dev.Name(), "partition", part.Number, "content", found.Content, "warning", w)
+		p.warn(fmt.Sprintf("partition %d (%s): %s", part.Number, found.Content, w))
 	}
 	if found.Used == nil {
 		cfg.Log.Warn("capture: partition taken whole", "dev", dev.Name(), "partition", part.Number, "content", found.Content, "bytes", part.Size, "why", found.Whole)
@@ -189,7 +233,7 @@ func (p *plan) outside(ctx context.Context, t *ptable.Table, used *blocks) error
 			break
 		}
 		if gap.Size > gapLimit {
-			p.cfg.Log.Warn("capture: gap between partitions left out", "dev", p.cfg.Device.Name(), "start", gap.Start+gapLimit, "bytes", gap.Size-gapLimit)
+			p.warn(fmt.Sprintf("gap between partitions left out: %d bytes at %d", gap.Size-gapLimit, gap.Start+gapLimit))
 			gap.Size = gapLimit
 		}
 		if end := gap.Start + gap.Size; gap.Start < head {

@@ -13,8 +13,8 @@ import (
 //
 // Only a GPT makes it differ from the image. The head then says where the
 // backup GPT is on this disk, and the backup itself lies over the disk's end.
-// In the image the bytes where the captured disk had its backup GPT, between
-// the last usable sector and the backup header's end, are zeros.
+// In the image what follows the last partition of a GPT is zeros, and so are
+// the bytes where the captured disk had its backup GPT (FORMAT.md, Geometry).
 type view struct {
 	layout *image.Layout
 	gpt    *image.GPT // nil without a GPT

@@ -21,6 +21,8 @@ const (
 	maxEntrySize = 4096
 	// minHeaderSize is the size of the header's defined fields (table 5.5).
 	minHeaderSize = 92
+	// headerMagic begins a header.
+	headerMagic = "EFI PART"
 	// primaryLBA is where the primary header stands.
 	primaryLBA = 1
 )
@@ -96,7 +98,7 @@ func ParseHeader(sector []byte, lba uint64) (Header, error) {
 	}
 	h := Header(bytes.Clone(sector))
 	switch {
-	case string(h[:8]) != "EFI PART":
+	case string(h[:8]) != headerMagic:
 		return nil, badGPT("no GPT header in sector %d", lba)
 	case h.uint32(12) < minHeaderSize || h.uint32(12) > uint32(len(h)):
 		return nil, badGPT("GPT header in sector %d: %d bytes long", lba, h.uint32(12))
@@ -166,9 +168,26 @@ func (h Header) Backup() Header {
 	copy(n, h[:h.size()])
 	n.setUint64(myLBAAt, h.AlternateLBA())
 	n.setUint64(alternateLBAAt, h.MyLBA())
-	n.setUint64(entriesLBAAt, h.AlternateLBA()-h.entrySectors())
+	n.setUint64(entriesLBAAt, h.backupEntriesLBA())
 	n.seal()
 	return n
+}
+
+// backupEntriesLBA is where Backup puts the entries of a primary header. The
+// sectors before the backup header are more than the entries take: the primary
+// ones lie there, too.
+func (h Header) backupEntriesLBA() uint64 { return h.AlternateLBA() - h.entrySectors() }
+
+// primary returns the primary of a backup header, with its entries in sector
+// entriesLBA.
+func (h Header) primary(entriesLBA uint64) (Header, error) {
+	n := Header(make([]byte, len(h)))
+	copy(n, h[:h.size()])
+	n.setUint64(myLBAAt, primaryLBA)
+	n.setUint64(alternateLBAAt, h.MyLBA())
+	n.setUint64(entriesLBAAt, entriesLBA)
+	n.seal()
+	return n, n.check()
 }
 
 // entry is one GPT partition entry (UEFI 2.10, table 5.6).

@@ -13,14 +13,12 @@ func (d *disk) gpt(lba0 []byte) error {
 		d.warn("hybrid MBR: the GPT counts, the partitions in the MBR are taken for copies of its own")
 	}
 	h, entries, err := d.header(primaryLBA)
-	if err == nil {
+	sound := err == nil
+	if sound {
 		err = d.primaryFits(h)
 	}
-	if errors.Is(err, ErrGPT) {
-		return d.fromBackup(lba0, h, err)
-	}
 	if err != nil {
-		return err
+		return d.fromBackup(lba0, suspect{h, sound, err})
 	}
 	g := gptFields(lba0, h)
 	d.t.GPT = &g
@@ -30,10 +28,14 @@ func (d *disk) gpt(lba0 []byte) error {
 	return d.backup(h)
 }
 
-// primaryFits tells whether the disk is as large as its GPT says.
+// primaryFits tells whether the disk is as large as its GPT says, and whether
+// the GPT leaves room for its backup where fitting puts it.
 func (d *disk) primaryFits(h Header) error {
 	if h.AlternateLBA() >= uint64(d.sectors) {
 		return badGPT("GPT is for a disk of %d sectors of %d bytes, this one has %d", h.AlternateLBA()+1, d.sector, d.sectors)
+	}
+	if h.LastUsableLBA() >= h.backupEntriesLBA() {
+		return badGPT("GPT lets partitions reach sector %d, its backup begins at %d", h.LastUsableLBA(), h.backupEntriesLBA())
 	}
 	return nil
 }
@@ -64,45 +66,13 @@ func (d *disk) header(lba int64) (Header, []byte, error) {
 	return h, entries, h.CheckEntries(entries)
 }
 
-// fromBackup reads the backup GPT because the primary one is not sound, for
-// the cause given; h is the primary header if that is readable.
-func (d *disk) fromBackup(lba0 []byte, h Header, cause error) error {
-	places := []int64{d.sectors - 1}
-	if h != nil && h.AlternateLBA() != uint64(places[0]) {
-		places = append(places, int64(h.AlternateLBA()))
-	}
-	for _, lba := range places {
-		b, entries, err := d.header(lba)
-		if errors.Is(err, ErrGPT) || err == nil && b.MyLBA() == primaryLBA {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		g := gptFields(lba0, b)
-		d.t.GPT, d.t.FromBackup = &g, true
-		d.warn("the primary GPT is damaged, the backup was read in its place (%v)", cause)
-		d.meta(primaryLBA, 1)
-		d.maskBackup(b.EntriesLBA(), b.entrySectors(), b.MyLBA())
-		d.gptParts(b, entries)
-		return nil
-	}
-	other := int64(512 + 4096 - d.sector)
-	if b, err := (&disk{r: d.r, sector: other, sectors: d.sectors * d.sector / other}).read(primaryLBA, 1); err == nil && b != nil {
-		if _, err := ParseHeader(b, primaryLBA); err == nil {
-			return badGPT("this is a GPT of a disk with sectors of %d bytes, read as one with %d", other, d.sector)
-		}
-	}
-	return badGPT("neither the primary nor the backup GPT can be read: %v", cause)
-}
-
 // backup looks at the backup of the sound primary header h.
 func (d *disk) backup(h Header) error {
 	alt := h.AlternateLBA()
 	if alt != uint64(d.sectors-1) {
 		d.warn("the backup GPT is in sector %d, not in the disk's last, %d", alt, d.sectors-1)
 	}
-	at := max(alt-min(alt, h.entrySectors()), h.LastUsableLBA()+1)
+	at := h.backupEntriesLBA()
 	b, _, err := d.header(int64(alt))
 	switch {
 	case errors.Is(err, ErrGPT):
@@ -120,14 +90,21 @@ func (d *disk) backup(h Header) error {
 	return nil
 }
 
-// maskBackup records the sectors of the backup GPT: n of entries and a header
-// behind them.
+// maskBackup records the sectors of the backup GPT with the given header: its
+// entries, n sectors, and, as fitting will put them there, those right before
+// the header.
 func (d *disk) maskBackup(entries, n, header uint64) {
-	n = min(n, header-entries)
-	d.t.Backup = []image.Extent{
-		{Start: int64(entries) * d.sector, Size: int64(n) * d.sector},
-		{Start: int64(header) * d.sector, Size: d.sector},
+	room := header - n
+	if end := entries + n; end < room {
+		d.t.Backup = append(d.t.Backup, d.extent(entries, end))
+		entries = room
 	}
+	d.t.Backup = append(d.t.Backup, d.extent(min(entries, room), header+1))
+}
+
+// extent returns the sectors from first to end, end not included.
+func (d *disk) extent(first, end uint64) image.Extent {
+	return image.Extent{Start: int64(first) * d.sector, Size: int64(end-first) * d.sector}
 }
 
 // gptParts adds the used ones of the entries.

@@ -1,6 +1,7 @@
 package ptable_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -275,6 +276,60 @@ func TestFitJudgedBySgdisk(t *testing.T) {
 				}
 				run(t, "", "sgdisk", "-e", "-n", "0:0:0", to) // the room at the end can be used
 			})
+		}
+	}
+}
+
+// TestRepairAgainstSgdisk takes from a disk what sgdisk put at its start; what
+// is made anew must be the same to the byte.
+func TestRepairAgainstSgdisk(t *testing.T) {
+	for name, c := range map[string]struct{ sfdisk, sgdisk string }{
+		"usual":          {"label: gpt\n,8M,U\n,16M,L\n", ""},
+		"4 entries":      {"label: gpt\ntable-length: 4\nfirst-lba: 34\n,1M\n,20M\n", ""},
+		"moved entries":  {"label: gpt\n,8M,U\n,16M,L\n", "--move-main-table=1024"},
+		"many entries":   {"label: gpt\n,8M,U\n,16M,L\n", "--resize-table=1024"},
+		"entries at end": {"label: gpt\n,8M,U\n,16M,L\n", "--move-main-table=2016"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // sgdisk sleeps a second after each change
+			path := newDisk(t, 100*mib)
+			run(t, c.sfdisk, "sfdisk", path)
+			if c.sgdisk != "" {
+				run(t, "", "sgdisk", c.sgdisk, path)
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := readTable(t, path, 512); len(got.Warnings) != 0 {
+				t.Errorf("warnings: %q", got.Warnings)
+			}
+			patchFile(t, path, ptable.Patch{Start: 512, Data: make([]byte, 512)})
+			table := readTable(t, path, 512)
+			if len(table.Repair) == 0 {
+				t.Fatalf("%+v", table)
+			}
+			patchFile(t, path, table.Repair...)
+			verifyGPT(t, path)
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("the repaired disk is not the one before, error %v", err)
+			}
+			to, _ := fit(t, path, 150*mib, 512)
+			verifyGPT(t, to)
+		})
+	}
+}
+
+func patchFile(t *testing.T, path string, patches ...ptable.Patch) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range patches {
+		if _, err := f.WriteAt(p.Data, p.Start); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

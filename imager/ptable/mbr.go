@@ -2,8 +2,12 @@ package ptable
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
+
+// ErrMBR is wrapped by the errors about an MBR that cannot be taken as it is.
+var ErrMBR = errors.New("not a sound MBR")
 
 const (
 	mbrSectorsAt = 12
@@ -106,9 +110,9 @@ func (d *disk) extended(start, sectors int64, number int) error {
 	for links := 0; ; links++ {
 		switch {
 		case links == maxLogical:
-			return fmt.Errorf("ptable: extended partition %d: more than %d links", number, maxLogical)
+			return fmt.Errorf("ptable: extended partition %d: more than %d links: %w", number, maxLogical, ErrMBR)
 		case seen[next]:
-			return fmt.Errorf("ptable: extended partition %d: its chain comes back to sector %d", number, next)
+			return fmt.Errorf("ptable: extended partition %d: its chain comes back to sector %d: %w", number, next, ErrMBR)
 		}
 		seen[next] = true
 		ebr, err := d.read(next, 1)

@@ -25,9 +25,10 @@ type Table struct {
 	Parts []Part
 	// GPT holds what depends on the disk's size; nil unless Kind is "gpt".
 	GPT *image.GPT
-	// FromBackup says that the primary GPT is damaged and the backup was read
-	// in its place. An image of such a disk would not have a table.
-	FromBackup bool
+	// Repair is the primary GPT made anew from the backup, if the one on the
+	// disk is damaged: what must stand on a disk with this table in place of
+	// what was read. Nil if the disk's own is sound.
+	Repair []Patch
 	// Metadata lists the sectors the table itself takes: MBR, primary GPT, the
 	// EBRs of logical partitions. By start, apart.
 	Metadata []image.Extent
@@ -38,6 +39,12 @@ type Table struct {
 	Warnings []string
 
 	size int64
+}
+
+// Patch is bytes and the disk offset where they belong.
+type Patch struct {
+	Start int64
+	Data  []byte
 }
 
 // Part is one partition, within the disk.
@@ -55,8 +62,9 @@ type Part struct {
 
 // Read reads the partition table of a disk of size bytes with sectors of
 // sector bytes: 512 or 4096. A disk without one is no error, nor is one that
-// Linux would read too; its oddities become warnings. Errors are I/O errors
-// and tables that cannot be taken as they are; those about a GPT wrap ErrGPT.
+// Linux would read too; its oddities become warnings, a damaged primary or
+// backup GPT among them. Errors are I/O errors and tables that cannot be taken
+// as they are; those wrap ErrGPT or ErrMBR.
 func Read(r io.ReaderAt, size int64, sector int) (*Table, error) {
 	if sector != 512 && sector != 4096 {
 		return nil, fmt.Errorf("ptable: sector size %d", sector)
@@ -83,6 +91,7 @@ func Read(r io.ReaderAt, size int64, sector int) (*Table, error) {
 			return nil, err
 		}
 	default:
+		d.lostGPT()
 		return d.t, nil
 	}
 	return d.t, d.finish()
@@ -105,6 +114,10 @@ func (t *Table) Gaps() []image.Extent {
 		at = max(at, e.Start+e.Size)
 	}
 	return gaps
+}
+
+func overlap(p Part, e image.Extent) bool {
+	return p.Start < e.Start+e.Size && e.Start < p.Start+p.Size
 }
 
 func byStart(a, b image.Extent) int { return cmp.Compare(a.Start, b.Start) }
@@ -161,18 +174,18 @@ func (d *disk) add(p Part) {
 func (d *disk) finish() error {
 	t := d.t
 	if len(t.Parts) > maxParts {
-		return fmt.Errorf("ptable: %d partitions, at most %d", len(t.Parts), maxParts)
+		return badGPT("%d partitions, at most %d", len(t.Parts), maxParts)
 	}
 	slices.SortFunc(t.Metadata, byStart)
 	slices.SortStableFunc(t.Parts, func(a, b Part) int { return cmp.Compare(a.Start, b.Start) })
 	for i, p := range t.Parts {
 		for _, e := range t.Backup {
-			if p.Start < e.Start+e.Size && e.Start < p.Start+p.Size {
+			if overlap(p, e) {
 				return badGPT("partition %d at byte %d+%d overlaps the backup GPT at %d+%d", p.Number, p.Start, p.Size, e.Start, e.Size)
 			}
 		}
 		for _, e := range t.Metadata {
-			if p.Start < e.Start+e.Size && e.Start < p.Start+p.Size {
+			if overlap(p, e) {
 				d.warn("partition %d overlaps the partition table's own sectors at byte %d", p.Number, e.Start)
 				break
 			}

@@ -199,12 +199,54 @@ func TestOddDisks(t *testing.T) {
 			kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
 		"grown, primary entries damaged": {disk: func() []byte { b := append(gpt(), make([]byte, 9999)...); b[1024] = 1; return b },
 			kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
+		"grown, primary header torn": {disk: func() []byte { b := append(gpt(), make([]byte, 9999)...); b[600] = 1; return b },
+			kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
+		"grown, primary header gone": {disk: func() []byte { b := append(gpt(), make([]byte, 9999)...); clear(b[512:1024]); return b },
+			kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
+		"primary gone, partition over it": {disk: func() []byte { b := gptDisk(1000, 512, 128, [2]uint64{33, 99}); clear(b[512:1024]); return b },
+			err: "partition 1 at byte 16896+34304 overlaps the primary GPT, which must be made anew"},
+		"primary damaged, backup of another": {disk: func() []byte {
+			b := gpt()
+			b[1024] = 1
+			h := b[len(b)-512:]
+			h[56]++
+			seal(h)
+			return b
+		}, err: "neither"},
+		"cut disk, backup of an earlier table": {disk: func() []byte {
+			b := gptDisk(2000, 512, 128, [2]uint64{40, 1900})[:1000*512]
+			copy(b[900*512:], gpt()[900*512:])
+			return b
+		}, err: "for a disk of 2000 sectors"},
+		"cut disk, backup made anew": {disk: func() []byte {
+			b := gptDisk(2000, 512, 128, [2]uint64{40, 99}, [2]uint64{100, 500})[:1000*512]
+			copy(b[900*512:], gpt()[900*512:])
+			return b
+		}, kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
+		"no room for the backup": {disk: func() []byte {
+			b := gpt()
+			le.PutUint64(b[512+48:], 990)
+			seal(b[512:])
+			b[len(b)-512] = 0
+			return b
+		}, err: "lets partitions reach sector 990"},
+		"no room for the backup, which is sound": {disk: func() []byte { b := gpt(); le.PutUint64(b[512+48:], 990); seal(b[512:]); return b },
+			kind: "gpt", n: 2, warn: "the primary GPT is damaged"},
+		"gpt behind the entries of the backup": {disk: func() []byte {
+			b := gptDisk(1000, 512, 128, [2]uint64{40, 99}, [2]uint64{970, 980})
+			h := b[len(b)-512:]
+			le.PutUint64(h[72:], 930)
+			le.PutUint64(h[48:], 929)
+			seal(h)
+			copy(b[930*512:], b[1024:34*512])
+			return b
+		}, err: "overlaps the backup GPT"},
 		"backup damaged": {disk: func() []byte { b := gpt(); b[len(b)-512] = 1; return b },
 			kind: "gpt", n: 2, warn: "the backup GPT is damaged"},
 		"both damaged":         {disk: func() []byte { b := gpt(); b[len(b)-512], b[512] = 1, 1; return b }, err: "neither"},
 		"grown disk":           {disk: func() []byte { return append(gpt(), make([]byte, 5120)...) }, kind: "gpt", n: 2, warn: "not in the disk's last"},
 		"cut disk":             {disk: func() []byte { return gpt()[:900*512] }, err: "for a disk of 1000 sectors"},
-		"no protective MBR":    {disk: func() []byte { b := gpt(); clear(b[:512]); return b }, kind: "none"},
+		"no protective MBR":    {disk: func() []byte { b := gpt(); clear(b[:512]); return b }, kind: "none", warn: "without a protective MBR"},
 		"MBR over a stale GPT": {disk: func() []byte { b := gpt(); b[450] = 0x83; return b }, kind: "mbr", n: 1},
 		"hybrid": {disk: func() []byte {
 			b := gpt()
@@ -247,8 +289,8 @@ func TestOddDisks(t *testing.T) {
 			if all := strings.Join(table.Warnings, "\n"); !strings.Contains(all, c.warn) || c.warn == "" && all != "" {
 				t.Errorf("warnings %q, want %q", all, c.warn)
 			}
-			if table.FromBackup != strings.Contains(c.warn, "primary GPT is damaged") {
-				t.Errorf("FromBackup %v", table.FromBackup)
+			if (table.Repair != nil) != strings.Contains(c.warn, "primary GPT is damaged") {
+				t.Errorf("repair %v", table.Repair)
 			}
 		})
 	}
@@ -351,7 +393,10 @@ func FuzzRead(f *testing.F) {
 				t.Fatalf("extent %+v on a disk of %d", e, len(b))
 			}
 		}
-		if table.GPT != nil && !table.FromBackup {
+		if table.Repair != nil {
+			fuzzRepair(t, b, sector, table)
+		}
+		if table.GPT != nil {
 			fuzzFit(t, b, sector, *table.GPT)
 		}
 	})
@@ -370,6 +415,99 @@ func fixCRCs(b []byte, sector int) {
 	}
 	if le.Uint32(h[12:]) == 92 {
 		seal(h)
+	}
+}
+
+// fuzzRepair repairs b, which must then have the same table.
+func fuzzRepair(t *testing.T, b []byte, sector int, table *ptable.Table) {
+	repair(b, table)
+	again, err := read(b, sector)
+	if err != nil || again.Repair != nil || !slices.Equal(again.Parts, table.Parts) || *again.GPT != *table.GPT {
+		t.Fatalf("repaired: %+v, error %v; before %+v", again, err, table)
+	}
+}
+
+// repair does to a disk what capture does to an image.
+func repair(b []byte, table *ptable.Table) {
+	for _, r := range table.Repair {
+		copy(b[r.Start:], r.Data)
+	}
+}
+
+// TestRepair damages the primary GPT in all the ways that matter and wants
+// back, byte for byte, the disk as it was.
+func TestRepair(t *testing.T) {
+	le := binary.LittleEndian
+	for _, sector := range []int{512, 4096} {
+		good := gptDisk(300, sector, 16, [2]uint64{70, 90}, [2]uint64{100, 200})
+		moved := bytes.Clone(good) // the entries begin in sector 60, before them is boot code
+		es := (16*128 + sector - 1) / sector
+		copy(moved[60*sector:], good[2*sector:2*sector+16*128])
+		for i := 2 * sector; i < 60*sector; i++ {
+			moved[i] = 'b'
+		}
+		for _, at := range []int{sector, 299 * sector} {
+			le.PutUint64(moved[at+40:], uint64(60+es))
+		}
+		le.PutUint64(moved[sector+72:], 60)
+		seal(moved[sector:])
+		seal(moved[299*sector:])
+		for name, c := range map[string]struct {
+			disk []byte
+			edit func(b []byte)
+		}{
+			"header gone":                 {good, func(b []byte) { clear(b[sector : 2*sector]) }},
+			"header torn":                 {good, func(b []byte) { b[sector+60]++ }},
+			"header of another place":     {good, func(b []byte) { le.PutUint64(b[sector+24:], 7); seal(b[sector:]) }},
+			"entries torn":                {good, func(b []byte) { b[2*sector+33]++ }},
+			"entries gone":                {good, func(b []byte) { clear(b[2*sector : 2*sector+16*128]) }},
+			"both gone":                   {good, func(b []byte) { clear(b[sector : 2*sector+16*128]) }},
+			"moved, header gone":          {moved, func(b []byte) { clear(b[sector : 2*sector]) }},
+			"moved, header torn":          {moved, func(b []byte) { b[sector+60]++ }},
+			"moved, entries torn":         {moved, func(b []byte) { b[60*sector+33]++ }},
+			"moved, entries gone":         {moved, func(b []byte) { clear(b[60*sector : 60*sector+16*128]) }},
+			"moved, header and one entry": {moved, func(b []byte) { b[sector+60]++; b[60*sector+1]++ }},
+		} {
+			b := bytes.Clone(c.disk)
+			c.edit(b)
+			table, err := read(b, sector)
+			if err != nil || table.Repair == nil {
+				t.Fatalf("%s, sectors of %d: %+v, error %v", name, sector, table, err)
+			}
+			repair(b, table)
+			if !bytes.Equal(b, c.disk) {
+				t.Errorf("%s, sectors of %d: the repaired disk is not the one before", name, sector)
+			}
+		}
+	}
+}
+
+// unreadable is a disk on which one sector cannot be read.
+type unreadable struct {
+	*bytes.Reader
+	at int64
+}
+
+func (u unreadable) ReadAt(b []byte, off int64) (int, error) {
+	if off <= u.at && u.at < off+int64(len(b)) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return u.Reader.ReadAt(b, off)
+}
+
+// TestUnreadable has a bad sector in either GPT, and one in each.
+func TestUnreadable(t *testing.T) {
+	b := gptDisk(1000, 512, 128, [2]uint64{40, 99})
+	for at, want := range map[int64]string{512: "primary GPT is damaged", 2048: "primary GPT is damaged",
+		999 * 512: "backup GPT cannot be read", 990 * 512: "backup GPT cannot be read"} {
+		table, err := ptable.Read(unreadable{bytes.NewReader(b), at}, int64(len(b)), 512)
+		if err != nil || len(table.Parts) != 1 || !strings.Contains(strings.Join(table.Warnings, " "), want) {
+			t.Errorf("sector at %d: %+v, error %v", at, table, err)
+		}
+	}
+	clear(b[999*512:])
+	if _, err := ptable.Read(unreadable{bytes.NewReader(b), 512}, int64(len(b)), 512); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("no GPT left: %v", err)
 	}
 }
 
