@@ -22,19 +22,10 @@ type signature struct {
 // signatures are from the kernel's and util-linux's descriptions of each.
 func signatures() []signature {
 	return []signature{
-		{content: "xfs", magic: "XFSB", uuid: 32, label: 108, labelLen: 12},
-		{content: "btrfs", at: 0x10040, magic: "_BHRfS_M", uuid: -32, label: 0xeb, labelLen: 256},
-		{content: "ntfs", at: 3, magic: "NTFS    "},
-		{content: "exfat", at: 3, magic: "EXFAT   "},
 		{content: "BitLocker", at: 3, magic: "-FVE-FS-"},
 		{content: "crypto_LUKS", magic: "LUKS\xba\xbe"},
-		{content: "LVM2_member", at: 0x000 + 24, magic: "LVM2 001"},
-		{content: "LVM2_member", at: 0x200 + 24, magic: "LVM2 001"},
-		{content: "LVM2_member", at: 0x400 + 24, magic: "LVM2 001"},
-		{content: "LVM2_member", at: 0x600 + 24, magic: "LVM2 001"},
 		{content: "linux_raid_member", magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
 		{content: "linux_raid_member", at: 4096, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
-		{content: "f2fs", at: 1024, magic: "\x10\x20\xf5\xf2", uuid: 108},
 		{content: "iso9660", at: 0x8001, magic: "CD001", label: 39, labelLen: 32},
 		{content: "squashfs", magic: "hsqs"},
 		{content: "erofs", at: 1024, magic: "\xe2\xe1\xf5\xe0", uuid: 48, label: 64, labelLen: 16},
@@ -67,6 +58,7 @@ func named(r io.ReaderAt, size int64) (*Result, error) {
 		}
 		if s.content == "crypto_LUKS" {
 			res.UUID = text(field(head, 168, 40)) // LUKS1 and LUKS2 have it there, in letters
+			return res.TakeWhole("what crypto_LUKS encrypts cannot be told from what is free"), nil
 		}
 		return res.TakeWhole("used blocks of %s are not known to this program", s.content), nil
 	}

@@ -16,10 +16,16 @@ import (
 	"strings"
 
 	"huck/imager/image"
+	"huck/imager/usedmap/btrfs"
+	"huck/imager/usedmap/exfat"
 	"huck/imager/usedmap/ext"
+	"huck/imager/usedmap/f2fs"
 	"huck/imager/usedmap/fat"
 	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/lvm"
+	"huck/imager/usedmap/ntfs"
 	"huck/imager/usedmap/swap"
+	"huck/imager/usedmap/xfs"
 )
 
 type (
@@ -36,12 +42,21 @@ type (
 // dirty, hibernated, …) or one of reading; the result is valid beside an error
 // too, and then takes the partition whole.
 func Probe(r io.ReaderAt, size int64) (Result, error) {
+	return probeWith(r, size, inVolume)
+}
+
+// inVolume is Probe for a logical volume: a physical one inside it is taken
+// whole, so that the search ends.
+func inVolume(r io.ReaderAt, size int64) (Result, error) { return probeWith(r, size, nil) }
+
+func probeWith(r io.ReaderAt, size int64, inside lvm.Inside) (Result, error) {
+	volumes := func(r io.ReaderAt, size int64) (*Result, error) { return lvm.Probe(r, size, inside) }
 	if size < 0 || size > image.MaxDiskSize {
 		return Result{}, fmt.Errorf("usedmap: partition size %d outside 0 to %d", size, int64(image.MaxDiskSize))
 	}
 	var found []*Result
 	var refused error
-	for _, p := range []func(io.ReaderAt, int64) (*Result, error){named, ext.Probe, fat.Probe, swap.Probe} {
+	for _, p := range []func(io.ReaderAt, int64) (*Result, error){named, volumes, ext.Probe, fat.Probe, ntfs.Probe, exfat.Probe, btrfs.Probe, swap.Probe, xfs.Probe, f2fs.Probe} {
 		res, err := p(r, size)
 		var no *Refused
 		if err != nil && !errors.As(err, &no) {

@@ -59,11 +59,6 @@ func TestNamed(t *testing.T) {
 		size                 int64
 		cmd                  string // the path follows
 	}{
-		{"xfs", "b3b1a2c4-1111-4000-8000-000000000001", "lab", 300 * mib, "mkfs.xfs -q -L lab -m uuid=b3b1a2c4-1111-4000-8000-000000000001"},
-		{"btrfs", "b3b1a2c4-1111-4000-8000-000000000001", "lab", 120 * mib, "mkfs.btrfs -q -L lab -U b3b1a2c4-1111-4000-8000-000000000001"},
-		{"ntfs", "", "", 20 * mib, "mkfs.ntfs -q -F -Q"},
-		{"exfat", "", "", 20 * mib, "mkfs.exfat"},
-		{"f2fs", "b3b1a2c4-1111-4000-8000-000000000001", "", 100 * mib, "mkfs.f2fs -q -f -U b3b1a2c4-1111-4000-8000-000000000001"},
 		{"crypto_LUKS", "b3b1a2c4-1111-4000-8000-000000000001", "", 32 * mib,
 			"cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file KEY --uuid b3b1a2c4-1111-4000-8000-000000000001"},
 	} {

@@ -1,0 +1,234 @@
+// Package ntfs finds the used clusters of NTFS filesystems of versions 1.2 to
+// 3.1. There is no count of free clusters and no checksum in them, so the
+// bitmap is believed only if every cluster of every file is used by it: all
+// records of the MFT are read. Clusters marked bad are used by the bitmap, and
+// taken.
+//
+// The layout is that of Linux, fs/ntfs3.
+package ntfs
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"unicode/utf16"
+
+	"huck/imager/usedmap/internal/cluster"
+	"huck/imager/usedmap/internal/probe"
+)
+
+const (
+	// tailWorthTelling is how many bytes after the filesystem's end, not taken,
+	// deserve a warning; less is the remainder of some alignment.
+	tailWorthTelling = 64 << 10
+	// piece is about how much of the MFT is read at once.
+	piece = 1 << 20
+)
+
+// Probe finds the used clusters of the NTFS filesystem in r, size bytes long.
+// The result is nil if there is none. The error is a *probe.Refused or one of
+// reading; the result is valid beside it. That ntfs-3g has it mounted cannot be
+// told: it leaves no trace.
+func Probe(r io.ReaderAt, size int64) (*probe.Result, error) {
+	if size < bootSize {
+		return nil, nil
+	}
+	b := boot(make([]byte, bootSize))
+	if err := probe.Read(r, b, 0); err != nil {
+		return nil, err
+	}
+	if !b.isNTFS() {
+		return nil, nil
+	}
+	res := &probe.Result{Content: "ntfs", UUID: b.uuid()}
+	g, err := newGeometry(b, size)
+	if err != nil {
+		return res.TakeWhole("its boot sector makes no sense: %v", err), nil
+	}
+	res, err = probeVolume(r, size, g, res)
+	var c contradiction
+	if errors.As(err, &c) {
+		return res.TakeWhole("%s", string(c)), nil
+	}
+	return res, err
+}
+
+func probeVolume(r io.ReaderAt, size int64, g *geometry, res *probe.Result) (*probe.Result, error) {
+	v, err := open(r, g)
+	if err != nil {
+		return res, err
+	}
+	cause, err := v.unrest(res)
+	if err != nil {
+		return res, err
+	}
+	if cause != "" {
+		return res.Refuse(cause)
+	}
+	f, err := v.data(fileBitmap)
+	if err != nil {
+		return res, err
+	}
+	if f.resident != nil || f.written < (v.clusters+7)/8 {
+		return res, contradict("its bitmap has %d bytes for %d clusters", f.written, v.clusters)
+	}
+	m := cluster.NewBitmap(f, v.clusters)
+	hibernated, err := v.walk(m)
+	if err != nil {
+		return res, err
+	}
+	if hibernated {
+		return res.Refuse("Windows is hibernated on it: start Windows and shut it down (shutdown /s /t 0), or turn fast startup off")
+	}
+	return res, v.use(m, size, res)
+}
+
+// use sets the result's used bytes.
+func (v *volume) use(m *cluster.Bitmap, size int64, res *probe.Result) error {
+	used := new(probe.Set)
+	used.Add(0, min(bootFile, size))
+	if err := m.Each(func(c, n int64) { used.Add(c*v.cluster, n*v.cluster) }); err != nil {
+		return err
+	}
+	// The sectors that make no whole cluster, and the copy of the boot sector
+	// that follows them. Who shrank or grew the partition alone left it
+	// elsewhere than the partition's last sector, where Windows looks for it.
+	end := min(size, (v.sectors+1)*v.sector)
+	used.Add(v.clusters*v.cluster, end-v.clusters*v.cluster)
+	last := (size - 1) &^ (v.sector - 1)
+	used.Add(last, size-last)
+	if tail := size - end; tail >= tailWorthTelling {
+		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
+	}
+	res.Used = used
+	return nil
+}
+
+// unrest reads what the volume says of itself and tells why it is not at rest;
+// empty if it is.
+func (v *volume) unrest(res *probe.Result) (cause string, err error) {
+	const dirty, checking = 0x1, 0x4000
+	r, err := v.read(fileVolume)
+	if err != nil {
+		return "", err
+	}
+	flags, known := 0, false
+	err = r.each(fileVolume, func(a attribute) error {
+		switch {
+		case a.kind() == attrVolumeName && !a.scattered():
+			res.Label = name(a.value())
+		case a.kind() == attrVolumeInfo && !a.scattered() && len(a.value()) >= 12:
+			i := a.value()
+			known = i[8] == 3 || i[8] == 1 && i[9] == 2
+			flags = int(binary.LittleEndian.Uint16(i[10:]))
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	if flags&(dirty|checking) != 0 {
+		return "it is marked dirty: it is mounted, was not unmounted cleanly or has errors: run chkdsk /f", nil
+	}
+	if !known {
+		return "", contradict("its version is not known to this program")
+	}
+	clean, err := v.logClean()
+	if err != nil || clean {
+		return "", err
+	}
+	return "its journal is open: it is mounted, was not unmounted cleanly or belongs to a hibernated Windows: start Windows and shut it down (shutdown /s /t 0)", nil
+}
+
+// name decodes UTF-16.
+func name(b []byte) string {
+	u := make([]uint16, len(b)/2)
+	for i := range u {
+		u[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return string(utf16.Decode(u))
+}
+
+// walk reads all records of the MFT. It wants every cluster that one of them
+// holds to be used by the bitmap, and tells whether Windows is hibernated.
+func (v *volume) walk(m *cluster.Bitmap) (hibernated bool, err error) {
+	b := make([]byte, max(piece, v.record))
+	per := int64(len(b)) / v.record
+	for n := int64(0); n < v.records; n += per {
+		b := b[:min(per, v.records-n)*v.record]
+		if err := probe.Read(v.mft, b, n*v.record); err != nil {
+			return false, err
+		}
+		for i := int64(0); len(b) > 0; i++ {
+			h, err := v.check(n+i, record(b[:v.record]), m)
+			if err != nil {
+				return false, err
+			}
+			hibernated = hibernated || h
+			b = b[v.record:]
+		}
+	}
+	return hibernated, nil
+}
+
+// check looks at record n, which may be of no use.
+func (v *volume) check(n int64, r record, m *cluster.Bitmap) (hibernated bool, err error) {
+	if magic := r.magic(); magic == "BAAD" || magic == "FILE" && !unfix(r) {
+		return false, contradict("MFT record %d was written in part only", n)
+	} else if magic != "FILE" || !r.inUse() {
+		return false, nil
+	}
+	hiberfil := false
+	err = r.each(n, func(a attribute) error {
+		if a.kind() == attrFileName && !a.scattered() && isHiberfil(a.value()) {
+			hiberfil = true
+		}
+		if !a.scattered() {
+			return nil
+		}
+		return v.runs(n, a, func(at, count int64) error {
+			if at < 0 {
+				return nil
+			}
+			free, err := m.Next(at, at+count, false)
+			if err == nil && free < at+count {
+				err = contradict("cluster %d is that of MFT record %d, but free by the bitmap", free, n)
+			}
+			return err
+		})
+	})
+	if err != nil || !hiberfil {
+		return false, err
+	}
+	if base := r.base(); base != 0 {
+		n = base // its list of attributes has it put the name elsewhere
+	}
+	return v.hibernated(n)
+}
+
+// isHiberfil tells whether a file name is that of Windows' hibernation file.
+func isHiberfil(b []byte) bool {
+	const hiberfil = "hiberfil.sys"
+	if len(b) < 66+2*len(hiberfil) || reference(b) != fileRoot || int(b[64]) != len(hiberfil) {
+		return false
+	}
+	return string(bytes.ToLower([]byte(name(b[66:66+2*len(hiberfil)])))) == hiberfil
+}
+
+// hibernated tells whether the hibernation file n holds a state to go on from:
+// its first page is not zero.
+func (v *volume) hibernated(n int64) (bool, error) {
+	f, err := v.data(n)
+	if err != nil {
+		return false, err
+	}
+	b := f.resident
+	if b == nil {
+		b = make([]byte, min(f.written, 4096))
+		if err := probe.Read(f, b, 0); err != nil {
+			return false, err
+		}
+	}
+	return len(bytes.TrimLeft(b, "\x00")) != 0, nil
+}
