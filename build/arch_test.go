@@ -23,10 +23,10 @@ var levels = []struct {
 	level   int
 	folders []string
 }{
-	{0, []string{"imager/image", "imager/api", "imager/ptable", "imager/usedmap/...", "imager/cast/protocol"}},
+	{0, []string{"imager/image", "imager/api", "imager/ptable", "imager/usedmap/...", "imager/cast/protocol", "imager/cast/pace"}},
 	{1, []string{"imager/store", "imager/cast", "imager/disk", "imager/task"}},
 	{2, []string{"imager/capture", "imager/install", "imager/origin", "imager/receive"}},
-	{3, []string{"imager", "bootserver/...", "initramfs/...", "build/...", "qemu-tests/..."}},
+	{3, []string{"imager", "imager/bench/...", "imager/cast/sim", "bootserver/...", "initramfs/...", "build/...", "qemu-tests/..."}},
 }
 
 // programs never import each other's packages.

@@ -12,7 +12,8 @@
 #   kernel   what builds the appliance's kernel
 #   netboot  iPXE, for the netboot folder
 #   vm       what boots virtual machines on a private network
-#   all      all of these
+#   bench    the programs that Huck is measured beside, and the networks to do it in
+#   all      all of these but bench: uftp's package starts its daemon where systemd runs
 #
 # The Go toolchain is the module golang.org/toolchain, fetched by an older Go (Debian's, if need be) the way it fetches
 # any module, compared with the checksum below, and put into the cache folder (HUCK_CACHE, or huck in the user's).
@@ -24,16 +25,17 @@ go_checksum=h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM=
 go_platform=linux-amd64
 
 packages_unit=(gcc libc6-dev e2fsprogs dosfstools gdisk fdisk util-linux mount mtools cpio iproute2 nftables dnsmasq-base ndisc6 procps tftp-hpa curl udhcpc
-  xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools cryptsetup-bin)
+  xfsprogs btrfs-progs ntfs-3g exfatprogs f2fs-tools cryptsetup-bin lvm2)
 packages_lint=(shellcheck)
 packages_kernel=(linux-source-6.12 make gcc libc6-dev flex bison bc libelf-dev perl tar xz-utils zstd)
 packages_netboot=(ipxe)
 packages_vm=(qemu-system-x86 qemu-utils ipxe ipxe-qemu seabios ovmf nftables iproute2 ethtool debootstrap syslinux-common
   e2fsprogs dosfstools gdisk fdisk util-linux mtools)
+packages_bench=(udpcast uftp iproute2 nftables ethtool partclone zstd)
 packages_fetch_go=(golang-go ca-certificates)
 
 main() {
-  [[ $# -gt 0 ]] || die "which group? go, unit, lint, kernel, netboot, vm or all"
+  [[ $# -gt 0 ]] || die "which group? go, unit, lint, kernel, netboot, vm, bench or all"
   local wanted=() want_go=no group
   for group; do
     case $group in
@@ -45,11 +47,12 @@ main() {
       kernel) wanted+=("${packages_kernel[@]}") ;;
       netboot) wanted+=("${packages_netboot[@]}") ;;
       vm) wanted+=("${packages_vm[@]}") ;;
+      bench) wanted+=("${packages_bench[@]}") ;;
       all)
         want_go=yes
         wanted+=("${packages_unit[@]}" "${packages_lint[@]}" "${packages_kernel[@]}" "${packages_netboot[@]}" "${packages_vm[@]}")
         ;;
-      *) die "no group '$group'; there are go, unit, lint, kernel, netboot, vm and all" ;;
+      *) die "no group '$group'; there are go, unit, lint, kernel, netboot, vm, bench and all" ;;
     esac
   done
   install_missing "${wanted[@]}"
