@@ -62,11 +62,26 @@ fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target
 bench-boot: deps ## how long each part of a boot takes, and the appliance's sizes
 	go run ./qemu-tests/bench
 
-.PHONY: deps deps-unit
+.PHONY: bench-cast
+bench-cast: deps-bench ## multicast beside udpcast and uftp in network namespaces; 40 minutes, needs root
+	mkdir -p build/out
+	go run ./imager/bench cast --json build/out/bench-cast.json
+
+.PHONY: soak-cast
+soak-cast: deps-bench ## 30 minutes of installations under random faults; needs root
+	go run ./imager/bench soak --minutes 30
+
+.PHONY: sim-cast
+sim-cast: deps-unit ## simulate up to 5000 receivers, write imager/cast/SIMULATION.md
+	go run ./imager/cast/sim
+
+.PHONY: deps deps-unit deps-bench
 deps:
 	@build/bootstrap.sh all >/dev/null
 deps-unit:
 	@build/bootstrap.sh go unit >/dev/null
+deps-bench:
+	@build/bootstrap.sh go bench >/dev/null
 
 .PHONY: clean
 clean: ## remove build/out/

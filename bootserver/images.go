@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"net"
 	"net/netip"
 
 	"huck/imager/cast"
@@ -18,19 +17,21 @@ type library struct {
 }
 
 // openLibrary opens the store in dir, which is made if there is none, and the
-// socket that receivers send their requests to. rate is bits per second, 0
-// adaptive.
-func openLibrary(dir string, ifi *net.Interface, addr netip.Addr, rate int64, authorize origin.Authorizer, log *slog.Logger) (*library, error) {
+// socket that receivers send their requests to, as set says.
+func openLibrary(dir string, set *settings, authorize origin.Authorizer, log *slog.Logger) (*library, error) {
 	st, err := store.Open(dir, store.Options{Create: true, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	sender, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(addr, 0), Rate: rate, Gather: origin.Gather, Log: log})
+	cfg := set.cast
+	cfg.Interface, cfg.Addr = set.ifi, netip.AddrPortFrom(set.own.Addr(), 0)
+	cfg.Gather, cfg.Log = origin.Gather, log
+	sender, err := cast.Listen(cfg)
 	if err != nil {
 		return nil, err
 	}
 	return &library{st, sender, origin.New(origin.Config{
-		Store: st, Cast: sender, Rate: rate, Authorize: authorize, Log: log,
-		Group: origin.Groups(addr),
+		Store: st, Cast: sender, Interface: set.ifi, Authorize: authorize, Log: log,
+		Group: origin.Groups(set.own.Addr()),
 	})}, nil
 }

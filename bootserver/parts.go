@@ -17,7 +17,7 @@ import (
 
 // openImages opens the library and, knowing all parts now, the handler.
 func (s *site) openImages() (err error) {
-	s.library, err = openLibrary(filepath.Join(s.cmd.Data, "images"), s.set.ifi, s.set.own.Addr(), s.set.rate, web.Authorize(s.nodes), s.log)
+	s.library, err = openLibrary(filepath.Join(s.cmd.Data, "images"), &s.set, web.Authorize(s.nodes), s.log)
 	if err != nil {
 		return err
 	}

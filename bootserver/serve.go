@@ -24,6 +24,8 @@ import (
 	"huck/bootserver/state"
 	"huck/bootserver/web"
 	"huck/imager/api"
+	"huck/imager/cast"
+	"huck/imager/origin"
 )
 
 type serveCmd struct {
@@ -36,8 +38,8 @@ type serveCmd struct {
 	HTTP      string   `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
 	Netboot   string   `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
 	Append    string   `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`
-	Rate      string   `placeholder:"RATE" help:"Bits per second to send images at, at most, such as 500M."`
 	LogLevel  string   `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
+	origin.CastFlags
 }
 
 // settings are the flags after checking.
@@ -45,8 +47,8 @@ type settings struct {
 	ifi           *net.Interface
 	own           netip.Prefix
 	authoritative bool
-	dhcp          dhcp.Config // without what depends on the HTTP port
-	rate          int64
+	dhcp          dhcp.Config       // without what depends on the HTTP port
+	cast          cast.ServerConfig // what the flags say
 	level         slog.Level
 }
 
@@ -125,10 +127,8 @@ func (c *serveCmd) check() (settings, error) {
 		return usage(err)
 	}
 	var err error
-	if c.Rate != "" {
-		if s.rate, err = api.ParseRate(c.Rate); err != nil {
-			return usage(err)
-		}
+	if s.cast, err = c.Server(); err != nil {
+		return usage(err)
 	}
 	if s.ifi, err = net.InterfaceByName(c.Interface); err != nil {
 		return usage(fmt.Errorf("--interface %s: %w", c.Interface, err))

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -28,8 +29,7 @@ type sendCmd struct {
 	Listen    string `required:"" placeholder:"HOST:PORT" help:"Where to answer HTTP; port 0 takes a free one."`
 	Interface string `required:"" placeholder:"IF" help:"The interface to send on."`
 	Group     string `placeholder:"ADDR:PORT" help:"The multicast group; chosen by the image by default."`
-	Rate      string `placeholder:"RATE" help:"Bits per second at most, e.g. 500M."`
-	TTL       int    `default:"1" help:"Multicast TTL or hop limit: how many routers packets may pass, plus one."`
+	origin.CastFlags
 }
 
 // Run serves an image until it is interrupted.
@@ -47,12 +47,17 @@ func (c *sendCmd) Run(a *app) error {
 		return fmt.Errorf("send: %w", err)
 	}
 	defer ln.Close()
-	server, group, err := c.cast(a, ln.Addr().(*net.TCPAddr))
+	cfg, group, err := c.cast(ln.Addr().(*net.TCPAddr))
+	if err != nil {
+		return err
+	}
+	cfg.Log = a.log
+	server, err := cast.Listen(cfg)
 	if err != nil {
 		return err
 	}
 	o := origin.New(origin.Config{
-		Store: st, Cast: server, Group: group, Log: a.log,
+		Store: st, Cast: server, Interface: cfg.Interface, Group: group, Log: a.log,
 		Authorize: func(_ *http.Request, digest image.ID) error {
 			if digest.IsZero() || digest == tag.Digest {
 				return nil
@@ -60,7 +65,10 @@ func (c *sendCmd) Run(a *app) error {
 			return fmt.Errorf("send: image @%s is not the one served here: %w", digest.Short(), origin.ErrUnauthorized)
 		},
 	})
-	h := &http.Server{Handler: o.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	h := &http.Server{
+		Handler: o.Handler(), ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelWarn), // such as: out of file descriptors
+	}
 	g, ctx := errgroup.WithContext(a.ctx)
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return o.Run(ctx) })
@@ -82,33 +90,31 @@ func (c *sendCmd) Run(a *app) error {
 	return err
 }
 
-// cast makes the multicast side of a sender that answers HTTP at addr, and
+// cast configures the multicast side of a sender that answers HTTP at addr, and
 // tells which group its channels have.
-func (c *sendCmd) cast(a *app, addr *net.TCPAddr) (*cast.Server, func(image.ID) netip.AddrPort, error) {
-	ifi, err := net.InterfaceByName(c.Interface)
+func (c *sendCmd) cast(addr *net.TCPAddr) (cfg cast.ServerConfig, group func(image.ID) netip.AddrPort, err error) {
+	if cfg, err = c.Server(); err != nil {
+		return cfg, nil, usageError{err}
+	}
+	if cfg.Interface, err = net.InterfaceByName(c.Interface); err != nil {
+		return cfg, nil, usageError{fmt.Errorf("interface %s: %w", c.Interface, err)}
+	}
+	listen, err := requestAddr(cfg.Interface, addr)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("interface %s: %w", c.Interface, err)}
+		return cfg, nil, err
 	}
-	var rate int64
-	if c.Rate != "" {
-		if rate, err = api.ParseRate(c.Rate); err != nil {
-			return nil, nil, usageError{err}
-		}
+	cfg.Addr, cfg.Gather = netip.AddrPortFrom(listen, 0), origin.Gather
+	if c.Group == "" {
+		return cfg, origin.Groups(listen), nil
 	}
-	listen, err := requestAddr(ifi, addr)
-	if err != nil {
-		return nil, nil, err
+	g, err := netip.ParseAddrPort(c.Group)
+	if err != nil || !g.Addr().IsMulticast() || g.Port() == 0 {
+		return cfg, nil, usageError{fmt.Errorf("--group %q is no multicast ADDR:PORT", c.Group)}
 	}
-	group := origin.Groups(listen)
-	if c.Group != "" {
-		g, err := netip.ParseAddrPort(c.Group)
-		if err != nil || !g.Addr().IsMulticast() || g.Port() == 0 {
-			return nil, nil, usageError{fmt.Errorf("--group %q is no multicast ADDR:PORT", c.Group)}
-		}
-		group = func(image.ID) netip.AddrPort { return g }
+	if g.Addr().Is4() != listen.Is4() {
+		return cfg, nil, usageError{fmt.Errorf("--group %v and the address %v of --listen are of different families", g, listen)}
 	}
-	server, err := cast.Listen(cast.ServerConfig{Interface: ifi, Addr: netip.AddrPortFrom(listen, 0), Rate: rate, TTL: c.TTL, Gather: origin.Gather, Log: a.log})
-	return server, group, err
+	return cfg, func(image.ID) netip.AddrPort { return g }, nil
 }
 
 // requestAddr is where requests are answered: the address that HTTP is

@@ -213,6 +213,15 @@ func TestRefusals(t *testing.T) {
 	} {
 		want(t, exitUsage, nil, args...)
 	}
+	for _, flags := range [][]string{
+		{"--rate", "0"}, {"--rate", "fast"}, {"--floor", "1"}, {"--floor", "-1"}, {"--floor", "some"}, {"--dscp", "64"}, {"--ttl", "0"}, {"--ttl", "256"},
+		{"--group", "10.0.0.1:8481"}, {"--group", "239.1.1.1"}, {"--group", "[ff15::1]:8481"},
+	} {
+		args := []string{"send", "golden", "--store", st, "--listen", "127.0.0.1:0", "--interface", "lo", flags[0] + "=" + flags[1]}
+		if out := want(t, exitUsage, nil, args...); !strings.Contains(out, flags[0]) {
+			t.Errorf("%q: the error does not name the flag: %s", flags, out)
+		}
+	}
 	want(t, exitNotFound, nil, "show", "nothing", "--store", st)
 }
 

@@ -1,16 +1,16 @@
 package cast
 
 import (
+	"math"
 	"time"
 
 	"huck/imager/cast/protocol"
 )
 
-// gap is the least time between announcements about a changed queue: more than
-// announceGap where the rate is so low that they would take too much of it.
+// gap is the least time between announcements about a changed queue: so long
+// that they take no more than announceShare of the rate.
 func (s *Sender) gap() time.Duration {
-	const typical = 200 // bytes of an announcement
-	g := time.Duration(typical * announceShare / s.bytesPerSecond() * float64(time.Second))
+	g := time.Duration(float64(s.announcedSize) * announceShare / s.bytesPerSecond() * float64(time.Second))
 	return min(max(announceGap, g), heartbeat)
 }
 
@@ -35,9 +35,11 @@ func (s *Sender) idle(now time.Time) {
 // announce appends an announcement of the queue.
 func (s *Sender) announce(now time.Time, buf []byte) []byte {
 	a := protocol.Announce{
-		Rate:   uint32(s.cfg.Rate / 1000),
-		Chunks: uint32(s.cfg.Chunks),
-		Queue:  s.entries[:0],
+		Rate:    uint32(min(s.rate/1000, math.MaxUint32)),
+		Chunks:  uint32(s.cfg.Chunks),
+		Members: log2(s.members),
+		Reports: uint8(s.reportEvery() / protocol.ReportUnit),
+		Queue:   s.entries[:0],
 	}
 	if s.run.left > 0 {
 		a.Queue = append(a.Queue, s.run.entry())
@@ -61,13 +63,16 @@ func (s *Sender) announce(now time.Time, buf []byte) []byte {
 	}
 	s.entries = a.Queue
 	s.announced, s.announceAt = now, time.Time{}
+	s.announcedMembers = a.Members
 	if s.Active() || s.telling {
 		s.telling = s.Active()
 		s.announceAt = now.Add(heartbeat)
 	}
 	s.stats.Announces++
 	at := len(buf)
-	return s.seal(must(a.AppendBinary(s.header(protocol.TypeAnnounce, buf))), at)
+	buf = s.seal(must(a.AppendBinary(s.header(protocol.TypeAnnounce, buf))), at)
+	s.announcedSize = len(buf) - at + s.overhead
+	return buf
 }
 
 // extends lets e, an entry for whole chunks, take in chunk c if it is the next.

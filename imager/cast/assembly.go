@@ -1,6 +1,7 @@
 package cast
 
 import (
+	"cmp"
 	"time"
 
 	"huck/imager/cast/protocol"
@@ -35,6 +36,11 @@ func newAssembly(k assemblyKey, shape protocol.Shape) *assembly {
 	return &assembly{assemblyKey: k, shape: shape, encoded: make([]byte, shape.Length), memory: shape.Length}
 }
 
+// compare puts assemblies in the order of their chunks.
+func (a *assembly) compare(b *assembly) int {
+	return cmp.Or(cmp.Compare(a.chunk, b.chunk), cmp.Compare(a.tag, b.tag))
+}
+
 // add takes a symbol whose length was checked. It returns false if it is
 // there already.
 func (a *assembly) add(now time.Time, d *protocol.Data) bool {
@@ -53,11 +59,6 @@ func (a *assembly) add(now time.Time, d *protocol.Data) bool {
 	a.parity = append(a.parity, protocol.Symbol{Number: n, Payload: append([]byte(nil), d.Payload...)})
 	a.memory += len(d.Payload)
 	return true
-}
-
-// pass notes that the sender has gone on.
-func (a *assembly) pass(now time.Time) {
-	a.passedAt, a.askAt = now, now.Add(settle)
 }
 
 // entry asks for what is missing: as many consecutive symbols after the last

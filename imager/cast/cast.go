@@ -21,11 +21,6 @@ import (
 // Via is what [Receive] says to Sink.Deliver about where a chunk came from.
 const Via = "multicast"
 
-// DefaultRate is a channel's cap in bits a second if none is given: a fifth of
-// the slowest link still common, so that a channel nobody tuned leaves room
-// for others and few switch ports and disks fall behind it.
-const DefaultRate = 200_000_000
-
 // Errors of Receive.
 var (
 	// ErrNoMulticast: requests went out and not one packet of the group came
@@ -36,6 +31,9 @@ var (
 	ErrBadChannel = errors.New("channel delivers wrong chunks")
 	// ErrUnavailable: the sender cannot read a chunk from its store.
 	ErrUnavailable = errors.New("chunk unavailable at the sender")
+	// ErrStraggler: the sender told this receiver to leave, since the way to it
+	// or its disk is far slower than most of the group's.
+	ErrStraggler = errors.New("too slow for the channel's group")
 )
 
 // Sink is where received chunks go and what knows which are missing. Its
@@ -80,12 +78,23 @@ type ServerConfig struct {
 	// Rate caps all channels together, in bits a second of IP packets; 0 is no
 	// cap beside the channels' own.
 	Rate int64
+	// Polite channels leave TCP flows on their way a fair share. Others take
+	// what the network gives.
+	Polite bool
+	// Floor is the part of a group's median capacity below which a receiver is
+	// told to leave (ErrStraggler); 0 is a quarter, and below 0 nobody is.
+	Floor float64
 	// TTL of the groups' packets; 0 is 1, which no router forwards.
 	TTL int
 	// SymbolSize is the most payload of a data packet in bytes: 0 takes 1408,
 	// or 1152 if the interface's MTU is below 1500. Larger values are for
 	// networks that carry jumbo frames throughout.
 	SymbolSize int
+	// Jumbo takes, if SymbolSize is 0, the largest symbols that the interface's
+	// MTU carries. A receiver whose MTU is smaller goes without multicast.
+	Jumbo bool
+	// DSCP is the class of service of the groups' packets, 0 to 63 (RFC 2474).
+	DSCP int
 	// Gather is how long a channel that was idle holds data back after the
 	// first request, so that machines switched on together share it from the
 	// first chunk on.
@@ -119,14 +128,21 @@ type ReceiverConfig struct {
 // SenderStats counts what a channel's sender did. Bytes are those of whole IP
 // packets, offloads undone.
 type SenderStats struct {
+	// Rate is what the channel may send at present, in bits a second of IP
+	// packets.
+	Rate int64
+	// Members is how many receivers were heard lately.
+	Members int
 	// Packets and Bytes were sent in all, DataPackets of them with a symbol
 	// and ParityPackets with a parity symbol.
 	Packets, Bytes, DataPackets, ParityPackets uint64
 	// Announces were sent.
 	Announces uint64
-	// Requests were received and believed; Rejected packets were malformed,
-	// forged, foreign or replayed.
-	Requests, Rejected uint64
+	// Requests and Reports were received and believed; Rejected packets were
+	// malformed, forged, foreign or replayed.
+	Requests, Reports, Rejected uint64
+	// Stragglers were told to leave.
+	Stragglers uint64
 	// Chunks counts runs of a chunk's symbols begun; Unavailable the reads that failed.
 	Chunks, Unavailable uint64
 	// SendErrors counts packets that the kernel refused.
@@ -140,9 +156,10 @@ type ReceiveStats struct {
 	// Packets and Bytes of the session arrived and were believed, IP and UDP
 	// headers included.
 	Packets, Bytes uint64
-	// Rejected packets were malformed, forged or foreign; Replayed ones
-	// authentic but seen before or too old.
-	Rejected, Replayed uint64
+	// Rejected packets were malformed, forged or foreign, Foreign of them of
+	// another session or epoch; Replayed ones were authentic but seen before
+	// or too old.
+	Rejected, Foreign, Replayed uint64
 	// Symbols were taken into an assembly; Duplicates were there already or
 	// came after the chunk was complete; Dropped found no room.
 	Symbols, Duplicates, Dropped uint64
@@ -150,11 +167,14 @@ type ReceiveStats struct {
 	Chunks, ChunkBytes uint64
 	// RepairBytes is the payload of parity symbols taken into an assembly.
 	RepairBytes uint64
-	// Requests were sent.
-	Requests uint64
+	// Requests and Reports were sent.
+	Requests, Reports uint64
 	// Bad chunks were delivered but not the image's; Unavailable ones the
 	// sender could not read.
 	Bad, Unavailable uint64
 	// Refreshes of the channel were asked for.
 	Refreshes uint64
+	// BufferDrops is how many times the kernel dropped a packet, or several it
+	// had put together, since the socket's buffer was full.
+	BufferDrops uint64
 }

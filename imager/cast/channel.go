@@ -4,19 +4,15 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"huck/imager/api"
-	"huck/imager/cast/protocol"
 	"huck/imager/image"
 )
 
-const (
-	// sendBatch is how many packets one system call sends at most.
-	sendBatch = 32
-	// readers is how many chunks are read from the source at a time.
-	readers = 4
-)
+// readers is how many chunks are read from the source at a time.
+const readers = 4
 
 // Channel is one image's multicast group and the sender that serves it.
 type Channel struct {
@@ -30,10 +26,14 @@ type Channel struct {
 	reads  chan uint32
 	loads  chan load
 	cancel context.CancelFunc
-	ctx    context.Context
-	wait   sync.WaitGroup
+	// expected receivers were told of the channel since run last looked.
+	expected atomic.Int32
+	ctx      context.Context
+	wait     sync.WaitGroup
 
-	complained time.Time // when the last log line about sending was written
+	refused    uint64    // packets, by the kernel
+	complained time.Time // when the last log line about that was written
+	renewed    time.Time // when the interface was looked up
 
 	mu    sync.Mutex
 	stats SenderStats
@@ -51,7 +51,7 @@ func newChannel(s *Server, info api.Channel, m *Sender, src Source) *Channel {
 	c := &Channel{
 		server: s,
 		info:   info,
-		group:  net.UDPAddrFromAddrPort(withZone(info.Group, s.cfg.Interface)),
+		group:  net.UDPAddrFromAddrPort(info.Group),
 		sender: m,
 		src:    src,
 		inbox:  make(chan []byte, 1024),
@@ -72,6 +72,9 @@ func (c *Channel) start() {
 
 // Info returns what receivers need to join; the secret is in it.
 func (c *Channel) Info() api.Channel { return c.info }
+
+// Expect tells the channel that one more receiver has been told of it.
+func (c *Channel) Expect() { c.expected.Add(1) }
 
 // Stats returns the sender's counters, as they were a moment ago.
 func (c *Channel) Stats() SenderStats {
@@ -114,35 +117,27 @@ func (c *Channel) read() {
 
 // run drives the sender.
 func (c *Channel) run() {
-	ms := newMessages(sendBatch, max(c.info.SymbolSize+protocol.DataSize, 1280))
-	for i := range ms {
-		ms[i].Addr = c.group
-	}
+	out := newBurst(c.group)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := time.Now()
+		for range c.expected.Swap(0) {
+			c.sender.Expect(now)
+		}
 		for n, ok := c.sender.Need(); ok; n, ok = c.sender.Need() {
 			c.reads <- n // has room for maxReads
 		}
-		size, n := 0, 0
-		for ; n < len(ms); n++ {
-			b, ok := c.sender.Next(now, ms[n].Buffers[0][:0])
-			if !ok {
-				break
-			}
-			ms[n].Buffers[0] = b
-			size += len(b) + c.sender.overhead
-		}
-		if n > 0 {
-			if !c.sleep(timer, c.server.total.take(now, size)) {
+		more := c.fill(now, out)
+		if n := out.len(); n > 0 {
+			if !c.sleep(timer, c.server.total.take(now, len(out.buf)+n*c.sender.overhead)) {
 				return
 			}
-			c.send(ms[:n])
+			c.send(out)
 		}
 		c.publish()
 		wait := time.Duration(0)
-		if n < len(ms) {
+		if !more {
 			wait = time.Hour
 			if t := c.sender.Timer(now); !t.IsZero() {
 				wait = t.Sub(now)
@@ -152,6 +147,19 @@ func (c *Channel) run() {
 			return
 		}
 	}
+}
+
+// fill takes from the sender what it has to send now, a burst at most, and
+// reports whether there may be more.
+func (c *Channel) fill(now time.Time, out *burst) (more bool) {
+	for out.reset(); !out.full(); {
+		buf, ok := c.sender.Next(now, out.buf)
+		if !ok {
+			return false
+		}
+		out.add(buf)
+	}
+	return true
 }
 
 // sleep waits for d and returns false if the channel was closed meanwhile.
@@ -205,29 +213,43 @@ func (c *Channel) supply(l load) {
 	c.sender.Supply(time.Now(), l.chunk, l.encoded, l.tag, l.err)
 }
 
-// complainGap is the least time between two log lines about packets that
-// cannot be sent.
-const complainGap = 10 * time.Second
+const (
+	// complainGap is the least time between two log lines about packets that
+	// cannot be sent.
+	complainGap = 10 * time.Second
+	// renewGap is how often it is looked whether the interface is another one
+	// now, while they cannot be sent.
+	renewGap = time.Second
+)
 
-// send sends a batch. What the host cannot send now is lost like any packet
-// on the way; the sender pauses.
-func (c *Channel) send(ms []message) {
-	for len(ms) > 0 {
-		n, err := c.server.conn.writeBatch(ms)
-		if err != nil {
-			c.sender.Congested()
-			if now := time.Now(); now.Sub(c.complained) > complainGap {
-				c.complained = now
-				c.server.cfg.Log.Warn("cannot send multicast, going on", "group", c.info.Group, "err", err)
-			}
-			n = max(n, 0) + 1 // the one that failed
+// send sends a burst. What the host cannot send now is lost like any packet on
+// the way; the sender pauses. If the host makes the burst wait, its own link
+// is slower than the channel's rate.
+func (c *Channel) send(out *burst) {
+	start := time.Now()
+	refused, err := c.server.conn.send(out, c.stats.Rate)
+	now := time.Now()
+	if refused == 0 {
+		if now.Sub(start) > burstTime {
+			c.sender.pace.HostLimited(now)
 		}
-		ms = ms[min(n, len(ms)):]
+		return
+	}
+	c.refused += uint64(refused)
+	c.sender.Congested(now)
+	if now.Sub(c.complained) > complainGap {
+		c.complained = now
+		c.server.cfg.Log.Warn("cannot send multicast, going on", "group", c.info.Group, "err", err)
+	}
+	if now.Sub(c.renewed) > renewGap {
+		c.renewed = now
+		c.server.renew()
 	}
 }
 
 func (c *Channel) publish() {
 	st := c.sender.Stats()
+	st.SendErrors = c.refused
 	c.mu.Lock()
 	c.stats = st
 	c.mu.Unlock()

@@ -26,6 +26,7 @@ import (
 // is the sender.
 type lanNS struct {
 	t     *testing.T
+	sw    string
 	names []string
 }
 
@@ -49,20 +50,26 @@ func newLAN(t *testing.T, hosts int) *lanNS {
 		l.ip("-n", ns, "link", "set", "lo", "up")
 		return ns
 	}
-	sw := add("sw")
-	l.ip("-n", sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-	l.ip("-n", sw, "link", "set", "br0", "up")
+	l.sw = add("sw")
+	l.ip("-n", l.sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+	l.ip("-n", l.sw, "link", "set", "br0", "up")
 	for i := range hosts {
-		ns := add(fmt.Sprint(i))
-		l.names = append(l.names, ns)
-		port := fmt.Sprintf("p%d", i)
-		l.ip("-n", sw, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", ns)
-		l.ip("-n", sw, "link", "set", port, "master", "br0", "up")
-		l.ip("-n", ns, "addr", "add", fmt.Sprintf("10.9.0.%d/24", i+1), "dev", "eth0")
-		l.ip("-n", ns, "link", "set", "eth0", "up")
-		l.ip("-n", ns, "addr", "add", fmt.Sprintf("fe80::9:%d/64", i+1), "dev", "eth0", "nodad")
+		l.names = append(l.names, add(fmt.Sprint(i)))
+		l.plug(i)
 	}
 	return l
+}
+
+// plug connects a host to the switch by a new interface with its old
+// addresses.
+func (l *lanNS) plug(host int) {
+	ns, port := l.names[host], fmt.Sprintf("p%d", host)
+	l.ip("-n", l.sw, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", ns)
+	l.ip("-n", l.sw, "link", "set", port, "master", "br0", "up")
+	l.ip("-n", ns, "link", "set", "eth0", "address", fmt.Sprintf("02:00:00:09:00:%02x", host+1))
+	l.ip("-n", ns, "addr", "add", fmt.Sprintf("10.9.0.%d/24", host+1), "dev", "eth0")
+	l.ip("-n", ns, "link", "set", "eth0", "up")
+	l.ip("-n", ns, "addr", "add", fmt.Sprintf("fe80::9:%d/64", host+1), "dev", "eth0", "nodad")
 }
 
 func (l *lanNS) ip(args ...string) {

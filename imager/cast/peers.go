@@ -2,13 +2,14 @@ package cast
 
 import (
 	"container/list"
+	"time"
 
 	"huck/imager/api"
 	"huck/imager/cast/protocol"
 )
 
-// peers knows the receivers that have sent requests lately: their keys and
-// which of their packets were seen.
+// peers knows the receivers that were heard lately: their keys and which of
+// their packets were seen.
 type peers struct {
 	channel api.Channel
 	known   map[uint64]*list.Element
@@ -16,9 +17,14 @@ type peers struct {
 }
 
 type peer struct {
-	id   uint64
-	key  *protocol.Key
-	seen protocol.Window
+	id    uint64
+	key   *protocol.Key
+	seen  protocol.Window
+	heard time.Time
+	// present peers count as members of the group.
+	present bool
+	// told is when the peer was last told to leave.
+	told time.Time
 }
 
 // maxPeers bounds the receivers remembered (about 1 KiB each). The request of
@@ -29,18 +35,17 @@ func newPeers(ch api.Channel) peers {
 	return peers{channel: ch, known: make(map[uint64]*list.Element), order: list.New()}
 }
 
-// open returns the request in packet if it is authentic, of this session and
-// epoch, new, and has seen no more than the counter sent. Entries are
-// appended to buf[:0].
-func (p *peers) open(packet []byte, sent uint64, buf []protocol.Entry) (protocol.Request, bool) {
-	none := protocol.Request{Want: buf}
+// open returns the body of a request or report, and whom it is from, if it is
+// authentic, of this session and epoch, and new.
+func (p *peers) open(now time.Time, packet []byte) (*peer, protocol.Type, []byte, bool) {
 	h, body, err := protocol.ParseHeader(packet)
-	if err != nil || h.Type != protocol.TypeRequest || h.Session != p.channel.Session || h.Epoch != p.channel.Epoch {
-		return none, false
+	if err != nil || h.Type != protocol.TypeRequest && h.Type != protocol.TypeReport ||
+		h.Session != p.channel.Session || h.Epoch != p.channel.Epoch {
+		return nil, 0, nil, false
 	}
 	id, err := protocol.ParseReceiver(body)
 	if err != nil {
-		return none, false
+		return nil, 0, nil, false
 	}
 	var from *peer
 	e := p.known[id]
@@ -49,19 +54,16 @@ func (p *peers) open(packet []byte, sent uint64, buf []protocol.Entry) (protocol
 	} else {
 		key, err := protocol.ReceiverKey(p.channel.Secret, p.channel.Session, id)
 		if err != nil {
-			return none, false
+			return nil, 0, nil, false
 		}
 		from = &peer{id: id, key: key}
 	}
 	if !from.key.Open(packet) || !from.seen.See(h.Counter) {
-		return none, false
+		return nil, 0, nil, false
 	}
+	from.heard = now
 	p.remember(e, from)
-	req, err := protocol.ParseRequest(body, buf)
-	if err != nil || req.Seen > sent {
-		return none, false
-	}
-	return req, true
+	return from, h.Type, body, true
 }
 
 func (p *peers) remember(e *list.Element, from *peer) {
@@ -73,4 +75,21 @@ func (p *peers) remember(e *list.Element, from *peer) {
 	if p.order.Len() > maxPeers {
 		delete(p.known, p.order.Remove(p.order.Back()).(*peer).id)
 	}
+}
+
+// census counts the peers heard since, and returns those that have gone.
+func (p *peers) census(since time.Time) (present int, gone []uint64) {
+	for e := p.order.Front(); e != nil; e = e.Next() {
+		switch q := e.Value.(*peer); {
+		case q.heard.After(since):
+			q.present = true
+			present++
+		case q.present:
+			q.present = false
+			gone = append(gone, q.id)
+		default:
+			return present, gone // the others were heard before this one
+		}
+	}
+	return present, gone
 }

@@ -73,6 +73,7 @@ type run struct {
 	k     int
 	next  uint8 // number of the next symbol
 	left  int   // symbols still to send
+	extra int   // parity symbols that nobody asked for; -1 is a run of repairs
 	// first and last are the counters of the run's first and last packet,
 	// symbols how many were sent between them.
 	first, last uint64
@@ -108,40 +109,67 @@ func (r *run) after(seen uint64) int {
 	return max(0, int(r.last-seen)-others)
 }
 
-// extend makes the run long enough for a request, and reports whether it was
-// not.
-func (r *run) extend(e protocol.Entry, seen uint64) bool {
+// extend makes the run long enough for a request of which earlier runs bring
+// so many symbols, and reports whether it was not.
+func (r *run) extend(e protocol.Entry, seen uint64, earlier int) bool {
 	need := int(e.N)
 	if need == 0 {
 		need = r.k
 	}
-	if need -= r.after(seen); need <= r.left {
+	if need -= r.after(seen) + earlier; need <= r.left {
 		return false
 	}
 	r.left = need
 	return true
 }
 
-// runs remembers the last run of the chunks sent lately.
+// runs remembers the last runs of the chunks sent lately.
 type runs struct {
-	last map[uint32]run
+	last map[uint32]*record
 	ring []uint32
 	at   int
 }
 
-// maxRuns is how many runs are remembered: at 1 Gbit/s 0.4 s of the smallest
-// chunks, far more than a request can lag behind.
-const maxRuns = 1 << 14
-
-func newRuns() runs { return runs{last: make(map[uint32]run)} }
-
-func (r *runs) get(c uint32) (run, bool) {
-	old, ok := r.last[c]
-	return old, ok
+// record is what was sent of a chunk: its last runs, a cyclic buffer. A longer
+// one may still be under way to a receiver when a short one has followed it.
+type record struct {
+	runs [4]run
+	n    int // runs so far
 }
 
+// latest returns the last run; the zero one if there was none.
+func (r *record) latest() run {
+	if r == nil {
+		return run{}
+	}
+	return r.runs[(r.n-1)%len(r.runs)]
+}
+
+// after is run.after for all of them.
+func (r *record) after(seen uint64) int {
+	if r == nil {
+		return 0
+	}
+	n := 0
+	for i := range min(r.n, len(r.runs)) {
+		n += r.runs[i].after(seen)
+	}
+	return n
+}
+
+// maxRuns is of how many chunks runs are remembered: at 1 Gbit/s 0.4 s of the
+// smallest chunks, far more than a request can lag behind.
+const maxRuns = 1 << 14
+
+func newRuns() runs { return runs{last: make(map[uint32]*record)} }
+
+// get returns nil if nothing is remembered.
+func (r *runs) get(c uint32) *record { return r.last[c] }
+
 func (r *runs) add(done run) {
-	if _, ok := r.last[done.chunk]; !ok {
+	rec := r.last[done.chunk]
+	if rec == nil {
+		rec = new(record)
 		if len(r.ring) < maxRuns {
 			r.ring = append(r.ring, done.chunk)
 		} else {
@@ -149,8 +177,10 @@ func (r *runs) add(done run) {
 			r.ring[r.at] = done.chunk
 			r.at = (r.at + 1) % maxRuns
 		}
+		r.last[done.chunk] = rec
 	}
-	r.last[done.chunk] = done
+	rec.runs[rec.n%len(rec.runs)] = done
+	rec.n++
 }
 
 // repairQueue holds what is wanted of chunks that flew by, in the order the

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -18,14 +19,24 @@ import (
 	"huck/imager/image"
 )
 
-// receiveBatch is how many packets one system call receives at most. A full
-// batch means that more are waiting.
-const receiveBatch = 64
-
-// catchUp is how long a receiver that is behind with reading puts its requests
-// off: what it misses may be among what it has not read yet, and the sender
-// would send that again.
-const catchUp = 200 * time.Millisecond
+const (
+	// catchUp is how long a receiver that is behind with reading puts its
+	// requests off: what it misses may be among what it has not read yet, and
+	// the sender would send that again.
+	catchUp = 200 * time.Millisecond
+	// lull is how long a receiver that has read all there is lets packets
+	// gather before it reads again: waking up for every single one costs more
+	// than the packet. The whole receiveBuffer has room for eight times that at
+	// 1 Gbit/s; a smaller one gets a shorter lull, and where that would be below
+	// minLull the kernel wakes for packets.
+	lull    = 8 * time.Millisecond
+	minLull = time.Millisecond
+	// otherSender is how long packets of another session have to come beside
+	// those of this one until another sender is suspected; a restarted one does
+	// not send beside itself. otherGap is the least time between two log lines.
+	otherSender = time.Second
+	otherGap    = 10 * time.Second
+)
 
 // Receive joins a channel and feeds cfg.Sink until that is complete, and
 // returns nil then. It returns an error that wraps ErrNoMulticast,
@@ -62,7 +73,18 @@ func Receive(ctx context.Context, cfg ReceiverConfig) (ReceiveStats, error) {
 	if closing := r.close(); err == nil {
 		err = closing
 	}
-	return r.machine.Stats(), err
+	st := r.machine.Stats()
+	st.BufferDrops = r.drops.total
+	return st, err
+}
+
+// groupConn is the socket that the group's packets come from.
+type groupConn interface {
+	readBatch(ms []inbound) (int, error)
+	await(d time.Duration)
+	Close() error
+	join(group netip.AddrPort, ifi *net.Interface) error
+	leave(group netip.AddrPort, ifi *net.Interface) error
 }
 
 // reception is a running Receive.
@@ -70,14 +92,20 @@ type reception struct {
 	cfg       ReceiverConfig
 	machine   *Receiver
 	ifi       *net.Interface
-	group     *conn
-	sender    *net.UDPConn
+	group     groupConn
+	sender    net.Conn // where requests go
 	joined    api.Channel
 	work      chan *Assembled // has room for all that the machine holds
 	results   chan result
 	refreshed chan refreshed
 	wait      sync.WaitGroup
 	packet    []byte // scratch
+
+	lull    time.Duration
+	arrived time.Time // the last packet
+	drops   drops
+	others  time.Time // since when another session's packets come; zero is not
+	named   time.Time // when the last log line about them was written
 }
 
 type result struct {
@@ -95,64 +123,109 @@ func (r *reception) open(ctx context.Context, ch api.Channel) error {
 	if !ch.Sender.IsValid() || ch.Sender.Addr().IsUnspecified() || !ch.Group.Addr().IsMulticast() {
 		return fmt.Errorf("cast: channel with sender %v and group %v", ch.Sender, ch.Group)
 	}
-	r.ifi = r.cfg.Interface
-	var err error
-	if r.ifi == nil {
-		if r.ifi, err = routeTo(ctx, ch.Sender); err != nil {
-			return err
-		}
-	}
-	if r.group, err = joinGroup(ch.Group, r.ifi, r.cfg.Log); err != nil {
+	ifi, err := r.chooseInterface(ctx, ch)
+	if err != nil {
 		return err
 	}
-	if r.sender, err = dialSender(ctx, ch.Sender, r.ifi); err != nil {
-		r.group.Close()
+	group, err := joinGroup(ch.Group, ifi, r.cfg.Log)
+	if err != nil {
 		return err
 	}
-	r.joined = ch
-	r.cfg.Log.Info("joined channel", "group", ch.Group, "sender", ch.Sender, "interface", r.ifi.Name)
+	sender, err := dialSender(ctx, ch.Sender, ifi)
+	if err != nil {
+		group.Close()
+		return err
+	}
+	r.group, r.sender, r.joined, r.ifi = group, sender, ch, ifi
+	if r.lull = lull * time.Duration(group.buffer) / receiveBuffer; r.lull < minLull {
+		r.lull = 0
+	}
+	r.drops.last, r.others = 0, time.Time{}
+	r.cfg.Log.Info("joined channel", "group", ch.Group, "sender", ch.Sender, "interface", ifi.Name)
 	return nil
 }
 
-func (r *reception) close() error {
-	if r.group == nil {
-		return nil
+// chooseInterface returns the interface to join ch on. One that was given is
+// looked up again, since its number and MTU may have changed.
+func (r *reception) chooseInterface(ctx context.Context, ch api.Channel) (ifi *net.Interface, err error) {
+	if r.cfg.Interface == nil {
+		ifi, err = routeTo(ctx, ch.Sender)
+	} else if ifi, err = net.InterfaceByName(r.cfg.Interface.Name); err != nil {
+		err = fmt.Errorf("cast: interface %s: %v", r.cfg.Interface.Name, err)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if need := ch.SymbolSize + protocol.DataSize + headerBytes(ch.Group); ifi.MTU < need {
+		return nil, fmt.Errorf("cast: packets of group %v need an MTU of %d, interface %s has %d; raise it, or have the sender use smaller symbols: %w",
+			ch.Group, need, ifi.Name, ifi.MTU, ErrNoMulticast)
+	}
+	return ifi, nil
+}
+
+func (r *reception) close() error {
 	return errors.Join(r.group.Close(), r.sender.Close())
 }
 
 // run drives the machine. It looks after everything else at least once a
 // tick, so nothing has to wake it.
 func (r *reception) run(ctx context.Context) error {
-	ms := newMessages(receiveBatch, protocol.MaxPacket)
+	ms := newInbound(receiveBatch)
 	behind := false
 	for {
 		now := time.Now()
-		deadline := r.machine.Timer(now)
-		ask := !behind || now.Sub(deadline) > catchUp
+		ask := !behind || now.Sub(r.machine.Timer(now)) > catchUp
 		if done, err := r.turn(ctx, now, ask); done {
 			return err
 		}
-		if ask {
-			deadline = r.machine.Timer(now)
-		} else {
-			deadline = now.Add(tick)
-		}
-		if err := r.group.SetReadDeadline(deadline); err != nil {
-			return fmt.Errorf("cast: receive: %v", err)
+		if !behind {
+			r.rest(r.machine.Timer(now).Sub(now))
 		}
 		n, err := r.group.readBatch(ms)
-		behind = n == receiveBatch
-		if err != nil {
-			if !expired(err) && !transient(err) {
-				return fmt.Errorf("cast: receive from group %v: %v", r.joined.Group, err)
-			}
-			continue
+		behind = n == len(ms)
+		if err != nil && !transient(err) {
+			return fmt.Errorf("cast: receive from group %v: %v", r.joined.Group, err)
 		}
-		now = time.Now()
-		for i := range n {
-			r.machine.Packet(now, ms[i].Buffers[0][:ms[i].N])
+		r.take(time.Now(), ms[:n])
+	}
+}
+
+// rest lets packets gather, until something else is to be done after d.
+func (r *reception) rest(d time.Duration) {
+	if r.lull > 0 {
+		time.Sleep(max(minLull, min(d, r.lull)))
+	} else {
+		r.group.await(max(minLull, min(d, tick)))
+	}
+}
+
+// take hands the packets in messages to the machine.
+func (r *reception) take(now time.Time, ms []inbound) {
+	for i := range ms {
+		message, told := ms[i].message()
+		if told.counted {
+			r.drops.note(now, told.drops, r.cfg.Log)
 		}
+		r.arrived = told.arrival(now, r.arrived)
+		foreign := r.machine.stats.Foreign
+		for p := range told.packets(message) {
+			r.machine.Packet(r.arrived, p)
+		}
+		if r.machine.stats.Foreign != foreign {
+			r.other(now, ms[i].source())
+		}
+	}
+}
+
+// other notes a packet of another session. While this one goes on, that is
+// another sender which has the same group, by mistake.
+func (r *reception) other(now time.Time, from netip.AddrPort) {
+	if r.others.IsZero() {
+		r.others = now
+	}
+	if r.machine.heard.Sub(r.others) > otherSender && now.Sub(r.named) > otherGap {
+		r.named = now
+		r.cfg.Log.Warn("another sender uses the channel's group, give one of them another", "peer", from, "group", r.joined.Group, "sender", r.joined.Sender)
 	}
 }
 
@@ -231,24 +304,29 @@ func (r *reception) refresh(ctx context.Context, now time.Time) error {
 	return r.rejoin(ctx, now, got.channel)
 }
 
-// rejoin goes over to ch. What is wrong with it may be right the next time.
+// rejoin goes over to ch. What is wrong with it may be right the next time,
+// but for an MTU. The sockets are made anew even if ch is the same: the
+// interface may be another one now, and a switch may have forgotten who wants
+// the group, which leaving and joining tells it again.
 func (r *reception) rejoin(ctx context.Context, now time.Time, ch api.Channel) error {
-	if ch.Group != r.joined.Group || ch.Sender != r.joined.Sender {
-		group, sender := r.group, r.sender
-		if err := r.open(ctx, ch); err != nil {
-			r.cfg.Log.Warn("join the channel again", "err", err)
-			r.group, r.sender = group, sender
-			r.machine.RefreshFailed(now)
-			return nil
-		}
-		if err := errors.Join(group.Close(), sender.Close()); err != nil {
-			return fmt.Errorf("cast: leave group: %v", err)
-		}
+	group, sender, joined := r.group, r.sender, r.joined
+	_ = r.group.leave(r.joined.Group, r.ifi) // gone with the interface, or for the better
+	err := r.open(ctx, ch)
+	if errors.Is(err, ErrNoMulticast) {
+		return err
 	}
-	if !slices.Equal(ch.Secret, r.joined.Secret) {
+	if err != nil {
+		r.cfg.Log.Warn("join the channel again", "err", err)
+		_ = r.group.join(r.joined.Group, r.ifi) // as before, if that is possible
+		r.machine.RefreshFailed(now)
+		return nil
+	}
+	if err := errors.Join(group.Close(), sender.Close()); err != nil {
+		return fmt.Errorf("cast: leave group: %v", err)
+	}
+	if !slices.Equal(ch.Secret, joined.Secret) {
 		r.cfg.Log.Info("channel has a new session", "group", ch.Group, "sender", ch.Sender)
 	}
-	r.joined = ch
 	if err := r.machine.Rejoin(now, ch); err != nil {
 		r.cfg.Log.Warn("join the channel again", "err", err)
 		r.machine.RefreshFailed(now)

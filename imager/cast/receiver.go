@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	// tick is how often a receiver looks what to ask for, on average: the
-	// random moment within it spreads the receivers' requests, and bounds
-	// them to 40 a second each.
+	// tick is how often a receiver looks what to do, on average, and the least
+	// time between two of its requests, which bounds them to 40 a second.
 	tick = 25 * time.Millisecond
 	// settle is how long after the sender passed a chunk stragglers of its
 	// symbols may still come, reordered by the network.
 	settle = 5 * time.Millisecond
-	// patience is how long an unanswered request waits before the first
-	// retry; it doubles up to maxPatience.
+	// patience is how long an unanswered request waits before it is repeated;
+	// it doubles up to maxPatience while the sender is silent.
 	patience    = 60 * time.Millisecond
 	maxPatience = time.Second
 	// fading is how long an announcement is believed.
 	fading = 5 * heartbeat
-	// probeGap is the time between the first requests, and how long the last
-	// of them is given.
-	probeGap = 500 * time.Millisecond
+	// probes is how many times a receiver that has heard nothing asks who is
+	// there, and probeGap the time to the first repetition, which doubles with
+	// each: in 1.4 s there would have been an answer.
 	probes   = 3
+	probeGap = 200 * time.Millisecond
 	// silence is how long nothing may come, though asked for, before the
 	// channel is asked for anew, and goneAfter how long until it is given up.
 	silence   = 2 * time.Second
@@ -48,12 +48,17 @@ const (
 	// the sink, maxHeld their number.
 	maxMemory = 32 << 20
 	maxHeld   = 4096
-	// windowBytes is how far ahead a receiver asks: what it can hold if its
-	// sink stops at once, beside the backlog it lets grow before it stops
-	// asking, and the assemblies that wait for repairs.
-	windowBytes = 16 << 20
-	maxBacklog  = maxMemory / 4
-	maxWindow   = 1024
+	// maxBacklog is what may wait for the sink before nothing more is asked
+	// for, and lagging the part of it from which on the sink counts as slow.
+	maxBacklog = maxMemory / 4
+	lagging    = maxBacklog / 4
+	// windowTime is how far ahead a receiver asks at the rate that the sender
+	// announces: a few times what a request and its answer take in a large
+	// group. The more, the more is sent in vain when the receiver goes away or
+	// its sink stops, hence the bounds.
+	windowTime           = 250 * time.Millisecond
+	minWindow, maxWindow = 4 << 20, 64 << 20
+	maxWindowChunks      = 1024
 )
 
 // Wants is the part of Sink that decides what a Receiver asks for.
@@ -97,16 +102,23 @@ type Receiver struct {
 	meanChunk int    // moving average of encoded lengths
 	queue     []protocol.Entry
 	queuedAt  time.Time // when queue was announced
+	rate      int64     // announced, in bits a second
+	members   uint8     // announced: the binary logarithm of the group's size
+	reporting reporting
 	swept     time.Time
 
-	heard     time.Time // the last packet believed
-	nextTick  time.Time
-	probed    int
-	asked     int       // requests since heard
-	windowAt  time.Time // no request for more chunks before
-	tries     int       // requests for more chunks without effect
-	threshold float64   // the part of the window that has to be queued
-	probeAt   time.Time // no probe before
+	heard    time.Time // the last packet believed
+	nextTick time.Time
+	due      time.Time // when something may have to be asked for; zero is never
+	mayAsk   time.Time // no request before
+	probed   int
+	asked    int // requests since heard
+	// shortSince is since when too few of the chunks ahead are queued.
+	shortSince time.Time
+	windowAt   time.Time // no request for more chunks before
+	tries      int       // requests for more chunks without effect
+	threshold  float64   // the part of the window that has to be queued
+	probeAt    time.Time // no probe before
 
 	foreign     bool // packets of another session or epoch come
 	refreshing  bool
@@ -115,6 +127,7 @@ type Receiver struct {
 	err         error
 
 	missing []uint32 // scratch
+	asking  []*assembly
 	entries []protocol.Entry
 }
 
@@ -130,7 +143,7 @@ func NewReceiver(ch api.Channel, wants Wants, rnd *rand.Rand) (*Receiver, error)
 		busy:      make(map[uint32]int),
 		shunned:   make(map[uint32]time.Time),
 		meanChunk: protocol.MaxChunk,
-		missing:   make([]uint32, maxWindow),
+		missing:   make([]uint32, maxWindowChunks),
 	}
 	return r, r.join(ch)
 }
@@ -154,7 +167,7 @@ func (r *Receiver) join(ch api.Channel) error {
 }
 
 // Err returns what makes going on useless: nil, or an error that wraps
-// ErrNoMulticast or ErrBadChannel.
+// ErrNoMulticast, ErrBadChannel or ErrStraggler.
 func (r *Receiver) Err() error { return r.err }
 
 // Stats returns the counters.
@@ -170,6 +183,7 @@ func (r *Receiver) Packet(now time.Time, packet []byte) {
 	if h.Session != r.channel.Session || h.Epoch != r.channel.Epoch {
 		// Anybody can send this. It matters only where nothing else comes.
 		r.stats.Rejected++
+		r.stats.Foreign++
 		if !r.foreign {
 			r.foreign = true
 			if at := now.Add(r.jitter(refreshGap / 4)); r.refreshAt.Before(at) {
@@ -189,6 +203,7 @@ func (r *Receiver) Packet(now time.Time, packet []byte) {
 	r.stats.Packets++
 	r.stats.Bytes += uint64(len(packet) + r.overhead)
 	r.heard, r.asked, r.refreshedOK, r.foreign = now, 0, 0, false
+	r.reporting.packet(now, h.Counter)
 	switch h.Type {
 	case protocol.TypeData:
 		err = r.data(now, body)
@@ -196,6 +211,8 @@ func (r *Receiver) Packet(now time.Time, packet []byte) {
 		err = r.announcement(now, body)
 	case protocol.TypeUnavailable:
 		err = r.unavailable(now, body)
+	case protocol.TypeStraggler:
+		err = r.straggler(body)
 	}
 	if err != nil {
 		r.stats.Rejected++
@@ -241,7 +258,7 @@ func (r *Receiver) newRun(now time.Time, d *protocol.Data) {
 // passed marks the assemblies of chunk c, which the sender has left.
 func (r *Receiver) passed(now time.Time, c uint32) {
 	if a := r.current; a != nil && a.chunk == c && r.holding[c] == 1 {
-		a.pass(now)
+		r.pass(now, a)
 		return
 	}
 	if r.holding[c] == 0 {
@@ -249,7 +266,7 @@ func (r *Receiver) passed(now time.Time, c uint32) {
 	}
 	for k, a := range r.held {
 		if k.chunk == c {
-			a.pass(now)
+			r.pass(now, a)
 		}
 	}
 }
@@ -313,6 +330,8 @@ func (r *Receiver) announcement(now time.Time, body []byte) error {
 		return err
 	}
 	r.queue, r.queuedAt = a.Queue, now
+	r.rate, r.members = int64(a.Rate)*1000, min(a.Members, maxMembers)
+	r.reporting.every = time.Duration(a.Reports) * protocol.ReportUnit
 	if r.running && !slices.ContainsFunc(a.Queue, func(e protocol.Entry) bool { return e.Chunk == r.runChunk && e.N != 0 }) {
 		// The run is over, and nothing else may follow to show it.
 		r.passed(now, r.runChunk)
@@ -341,6 +360,15 @@ func (r *Receiver) unavailable(now time.Time, body []byte) error {
 		}
 	}
 	return nil
+}
+
+// straggler takes the sender's word that some receivers are to leave.
+func (r *Receiver) straggler(body []byte) error {
+	m, err := protocol.ParseStraggler(body)
+	if err == nil && slices.Contains(m.Receivers, r.id) && r.err == nil {
+		r.err = fmt.Errorf("cast: channel %v at %d kbit/s: %w", r.channel.Group, r.rate/1000, ErrStraggler)
+	}
+	return err
 }
 
 type failure struct {
@@ -394,6 +422,7 @@ func (r *Receiver) Delivered(now time.Time, a *Assembled, err error) {
 	delete(r.busy, a.Chunk)
 	r.memory -= size
 	r.backlog -= size
+	r.reporting.delivered(now, a.shape.Length, r.backlog)
 	if _, bad := errors.AsType[*image.ChunkError](err); bad {
 		r.stats.Bad++
 		r.fail(now, a.Chunk, err)

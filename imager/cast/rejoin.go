@@ -1,6 +1,7 @@
 package cast
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -26,12 +27,12 @@ func (r *Receiver) Rejoin(now time.Time, ch api.Channel) error {
 	if err := r.join(ch); err != nil {
 		return err
 	}
-	r.seen = protocol.Window{}
+	r.seen, r.reporting = protocol.Window{}, reporting{}
 	r.queue, r.queuedAt, r.running = r.queue[:0], time.Time{}, false
 	r.tries, r.windowAt, r.probed, r.probeAt = 0, now, 0, now
 	clear(r.shunned)
-	for _, a := range r.held {
-		a.pass(now)
+	for _, a := range slices.SortedFunc(maps.Values(r.held), (*assembly).compare) {
+		r.pass(now, a)
 	}
 	return nil
 }

@@ -49,11 +49,13 @@ func (s *Sender) begin() bool {
 	}
 	s.loaded, _ = s.cache.get(c)
 	k := s.loaded.shape.K
-	s.run = run{chunk: c, k: k, left: k}
+	s.run = run{chunk: c, k: k, left: k, extra: -1}
 	if repair {
 		s.run.next, s.run.left = s.repairs.take(c, k)
 		s.sinceFresh += s.run.left
 	} else {
+		s.run.extra = s.parity.symbols(k)
+		s.run.left += s.run.extra
 		s.fresh.remove(c)
 		s.pos = c + 1
 		s.sinceFresh = 0

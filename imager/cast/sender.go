@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/cast/pace"
 	"huck/imager/cast/protocol"
 )
 
@@ -15,12 +16,15 @@ const (
 	heartbeat = 100 * time.Millisecond
 	// announceGap is the least time between announcements that tell of a
 	// changed queue: requests that come together are answered together.
-	announceGap = 20 * time.Millisecond
+	announceGap = 5 * time.Millisecond
 	// announceShare is the part of the rate that announcements may take: 1 %.
 	announceShare = 100
 	// burstTime is how much unsent time the pacing keeps: what a timer may be
 	// late.
 	burstTime = 8 * time.Millisecond
+	// batchBytes is an eighth of what the ports of small switches can queue.
+	batchBytes = 32 << 10
+	batchTime  = 10 * time.Millisecond
 	// repairBurst is how many symbols of repairs go before a fresh chunk must:
 	// as many as a chunk has at most, so that repairs take at most half.
 	repairBurst = protocol.MaxSymbols
@@ -38,9 +42,11 @@ type SenderConfig struct {
 	Channel api.Channel
 	// Chunks is how many chunks the image has.
 	Chunks int
-	// Rate caps the channel, in bits a second of IP packets; 0 is DefaultRate.
+	// Rate caps the channel, in bits a second of IP packets; 0 is no cap.
 	Rate int64
-	// Gather is as in ServerConfig.
+	// Polite, Floor and Gather are as in ServerConfig.
+	Polite bool
+	Floor  float64
 	Gather time.Duration
 }
 
@@ -56,6 +62,21 @@ type Sender struct {
 	peers    peers
 	counter  uint64
 	stats    SenderStats
+
+	// What tells how fast to send.
+	pace    *pace.Controller
+	rate    int64 // pace's, at paced
+	history history
+	parity  parity
+	members int // receivers heard lately, or about to be
+	counted time.Time
+	present int // peers that count as members
+	// announcedMembers is what the last announcement said.
+	announcedMembers uint8
+	// expected receivers were told of the channel since expectedAt.
+	expected   int
+	expectedAt time.Time
+	leave      []uint64 // receivers to tell to leave
 
 	// The queue: chunks wanted whole, sent in ascending cyclic order from pos
 	// on, and repairs of chunks that flew by, sent as they were asked for.
@@ -79,8 +100,10 @@ type Sender struct {
 	hold       time.Time // no data before
 	lastActive time.Time
 	announced  time.Time // the last announcement
-	announceAt time.Time // the next one; zero is none
-	telling    bool      // one more announcement that nothing is queued is due
+	// announcedSize is its size in bytes.
+	announcedSize int
+	announceAt    time.Time // the next one; zero is none
+	telling       bool      // one more announcement that nothing is queued is due
 
 	entries []protocol.Entry // scratch
 	payload []byte           // scratch
@@ -94,9 +117,6 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 	if cfg.Channel.SymbolSize < 1 || cfg.Channel.SymbolSize > protocol.MaxPacket-protocol.DataSize {
 		return nil, fmt.Errorf("cast: symbol size %d", cfg.Channel.SymbolSize)
 	}
-	if cfg.Rate == 0 {
-		cfg.Rate = DefaultRate
-	}
 	key, err := protocol.SenderKey(cfg.Channel.Secret, cfg.Channel.Session)
 	if err != nil {
 		return nil, fmt.Errorf("cast: %v", err)
@@ -109,6 +129,8 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 		fresh:       newChunkSet(cfg.Chunks),
 		repairs:     newRepairQueue(),
 		sent:        newRuns(),
+		pace:        pace.New(pace.Config{Max: cfg.Rate, Floor: cfg.Floor, Polite: cfg.Polite}),
+		parity:      newParity(),
 		cache:       newCache(),
 		loading:     make(map[uint32]bool),
 		unavailable: make(map[uint32]time.Time),
@@ -127,6 +149,7 @@ func headerBytes(group netip.AddrPort) int {
 // Stats returns the counters.
 func (s *Sender) Stats() SenderStats {
 	st := s.stats
+	st.Rate, st.Members = s.rate, s.members
 	st.Queued = s.fresh.count + s.repairs.len()
 	if s.run.left > 0 {
 		st.Queued++
@@ -141,13 +164,33 @@ func (s *Sender) Active() bool {
 
 // Packet takes a packet that came to the request socket.
 func (s *Sender) Packet(now time.Time, packet []byte) {
-	req, ok := s.peers.open(packet, s.counter, s.entries)
+	from, kind, body, ok := s.peers.open(now, packet)
+	if ok && kind == protocol.TypeReport {
+		ok = s.report(now, body)
+	} else if ok {
+		ok = s.request(now, from, body)
+	}
 	if !ok {
 		s.stats.Rejected++
 		return
 	}
+	s.meet(now, from)
+	if s.pace.Straggler(from.id) {
+		s.tellLeave(now, from)
+	}
+}
+
+// request takes a request; false is one that cannot be.
+func (s *Sender) request(now time.Time, from *peer, body []byte) bool {
+	req, err := protocol.ParseRequest(body, s.entries)
+	if err != nil || req.Seen > s.counter {
+		return false
+	}
 	s.entries = req.Want
 	s.stats.Requests++
+	if s.pace.Straggler(from.id) {
+		return true
+	}
 	before := s.Active()
 	asked, changed := 0, false
 	for _, e := range req.Want {
@@ -165,11 +208,15 @@ func (s *Sender) Packet(now time.Time, packet []byte) {
 		}
 		s.lastActive = now
 	}
-	wait := heartbeat
-	if changed || !before || len(req.Want) == 0 {
-		wait = s.gap()
+	switch {
+	case changed && !before: // what everybody waits for, and asks for until he hears of it
+		s.announceBy(now, now)
+	case changed || !before || len(req.Want) == 0:
+		s.announceBy(now, s.announced.Add(s.gap()))
+	default:
+		s.announceBy(now, s.announced.Add(heartbeat))
 	}
-	s.announceBy(now, s.announced.Add(wait))
+	return true
 }
 
 // ask queues what e asks of chunk c after the packet with counter seen, and
@@ -183,13 +230,14 @@ func (s *Sender) ask(now time.Time, c uint32, e protocol.Entry, seen uint64) boo
 		delete(s.unavailable, c)
 	}
 	if s.run.left > 0 && s.run.chunk == c {
-		return s.run.extend(e, seen)
+		return s.run.extend(e, seen, s.sent.get(c).after(seen))
 	}
 	if s.fresh.has(c) {
 		return false
 	}
-	old, known := s.sent.get(c)
-	if flying := old.after(seen); flying > 0 {
+	sent := s.sent.get(c)
+	old := sent.latest()
+	if flying := sent.after(seen); flying > 0 {
 		need := int(e.N)
 		if need == 0 {
 			need = old.k
@@ -201,9 +249,10 @@ func (s *Sender) ask(now time.Time, c uint32, e protocol.Entry, seen uint64) boo
 	}
 	// What a receiver saw can only lag behind what was sent, unless this
 	// sender forgot it or began again from symbol 0 for somebody else.
-	if known && e.N > 0 && e.From-old.next >= protocol.MaxSymbols/2 {
+	if sent != nil && e.N > 0 && e.From-old.next >= protocol.MaxSymbols/2 {
 		e.From = old.next
 	}
+	s.parity.asked(c, int(e.N))
 	switch {
 	case s.repairs.has(c):
 		return s.repairs.merge(c, e)
@@ -240,9 +289,10 @@ func (s *Sender) Supply(now time.Time, c uint32, encoded []byte, tag uint32, err
 }
 
 // Congested tells the sender that the host could not send its last packets:
-// it pauses for the time of a full burst and sends at the same rate again.
-func (s *Sender) Congested() {
+// it pauses for the time of a full burst.
+func (s *Sender) Congested(now time.Time) {
 	s.stats.SendErrors++
+	s.pace.HostLimited(now)
 	s.tokens = min(s.tokens, 0) - s.bytesPerSecond()*burstTime.Seconds()
 }
 
@@ -256,6 +306,9 @@ func (s *Sender) Next(now time.Time, buf []byte) ([]byte, bool) {
 	if len(s.tell) > 0 {
 		return s.unavailables(buf), true
 	}
+	if len(s.leave) > 0 {
+		return s.stragglers(buf), true
+	}
 	if s.tokens <= 0 || now.Before(s.hold) || s.run.left == 0 && !s.begin() {
 		return nil, false
 	}
@@ -267,14 +320,13 @@ func (s *Sender) Next(now time.Time, buf []byte) ([]byte, bool) {
 // before; zero is never.
 func (s *Sender) Timer(now time.Time) time.Time {
 	t := s.announceAt
-	if len(s.tell) > 0 {
+	if len(s.tell)+len(s.leave) > 0 {
 		return now
 	}
 	if s.run.left == 0 && !s.ready() {
 		return t
 	}
-	// Until there are tokens for a batch, so that a timer wakes for many.
-	wait := time.Duration((s.burst()/2 - s.tokens) / s.bytesPerSecond() * float64(time.Second))
+	wait := time.Duration((s.batch() - s.tokens) / s.bytesPerSecond() * float64(time.Second))
 	at := s.paced.Add(max(wait, 0))
 	if at.Before(s.hold) {
 		at = s.hold
@@ -285,14 +337,25 @@ func (s *Sender) Timer(now time.Time) time.Time {
 	return t
 }
 
-func (s *Sender) bytesPerSecond() float64 { return float64(s.cfg.Rate) / 8 }
+func (s *Sender) bytesPerSecond() float64 { return float64(s.rate) / 8 }
 
-// burst is the most tokens in bytes: burstTime's worth, and 16 packets.
+// batch is how many bytes' tokens a timer waits for, so that it wakes for many
+// packets: batchBytes or, at high rates, what a timer's grain brings, since a
+// batch leaves at the speed of the host's link and queues in small switches;
+// but no more than batchTime's worth.
+func (s *Sender) batch() float64 {
+	rate := s.bytesPerSecond()
+	return min(rate*batchTime.Seconds(), max(batchBytes, rate*historyGrain.Seconds()))
+}
+
+// burst is the most tokens in bytes: burstTime's worth, two batches and 16
+// packets.
 func (s *Sender) burst() float64 {
-	return max(s.bytesPerSecond()*burstTime.Seconds(), 16*float64(s.cfg.Channel.SymbolSize))
+	return max(s.bytesPerSecond()*burstTime.Seconds(), 2*s.batch(), 16*float64(s.cfg.Channel.SymbolSize))
 }
 
 func (s *Sender) refill(now time.Time) {
+	s.adapt(now)
 	if s.paced.IsZero() {
 		s.tokens, s.paced = s.burst(), now
 	}
@@ -305,6 +368,7 @@ func (s *Sender) refill(now time.Time) {
 // symbol appends the next packet of the run.
 func (s *Sender) symbol(now time.Time, buf []byte) []byte {
 	l := &s.loaded
+	s.history.note(now, s.counter, s.stats.Bytes)
 	d := protocol.Data{Chunk: s.run.chunk, Tag: l.tag, Length: l.shape.Length, Symbol: s.run.next}
 	if n := int(d.Symbol); n < l.shape.K {
 		d.Payload = l.shape.Source(l.encoded, n)
@@ -318,6 +382,9 @@ func (s *Sender) symbol(now time.Time, buf []byte) []byte {
 	buf = must(d.AppendBinary(s.header(protocol.TypeData, buf)))
 	s.run.sentSymbol(s.counter)
 	if s.run.left == 0 {
+		if s.run.extra >= 0 {
+			s.parity.sent(now, s.run.chunk, s.run.k, s.run.extra)
+		}
 		s.sent.add(s.run)
 		s.idle(now)
 	}

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -26,7 +25,11 @@ type Server struct {
 	mu       sync.Mutex
 	channels map[uint32]*Channel // by session
 	closed   bool
-	rejected uint64
+	stats    ServerStats
+
+	// What only Run knows.
+	gate    floodgate
+	flooded time.Time // when the last log line about a flood was written
 }
 
 // Listen opens the request socket. It is closed when Run returns.
@@ -41,8 +44,11 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	if cfg.TTL == 0 {
 		cfg.TTL = 1
 	}
+	if cfg.DSCP < 0 || cfg.DSCP > 63 {
+		return nil, fmt.Errorf("cast: listen: DSCP %d outside 0 to 63", cfg.DSCP)
+	}
 	if cfg.SymbolSize == 0 {
-		cfg.SymbolSize = symbolSize(cfg.Interface.MTU)
+		cfg.SymbolSize = symbolSize(&cfg)
 	}
 	if cfg.SymbolSize < 1024 || cfg.SymbolSize > protocol.MaxPacket-protocol.DataSize {
 		return nil, fmt.Errorf("cast: listen: symbol size %d outside 1024 to %d", cfg.SymbolSize, protocol.MaxPacket-protocol.DataSize)
@@ -50,15 +56,22 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c, err := listenServer(cfg.Addr, cfg.Interface, cfg.TTL, cfg.Log)
+	c, err := listenServer(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, conn: c, total: limiter{rate: float64(cfg.Rate) / 8}, channels: make(map[uint32]*Channel)}, nil
+	return &Server{
+		cfg: cfg, conn: c, total: limiter{rate: float64(cfg.Rate) / 8}, channels: make(map[uint32]*Channel), gate: newFloodgate(),
+	}, nil
 }
 
-// symbolSize is the payload that fits the MTU with IPv6 and our headers.
-func symbolSize(mtu int) int {
+// symbolSize is the payload that fits the interface's MTU with IPv6 and our
+// headers; with jumbo frames, as much as fits with the headers there are.
+func symbolSize(cfg *ServerConfig) int {
+	mtu := cfg.Interface.MTU
+	if cfg.Jumbo {
+		return min(mtu-headerBytes(cfg.Addr), protocol.MaxPacket) - protocol.DataSize
+	}
 	if mtu >= 1500 {
 		return 1408
 	}
@@ -77,7 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.shutdown()
 	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	ms := newMessages(32, protocol.MaxPacket)
+	ms := newMessages(receiveBatch, requestSize)
 	for {
 		n, err := s.conn.readBatch(ms)
 		if ctx.Err() != nil {
@@ -89,34 +102,86 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			return fmt.Errorf("cast: receive requests: %v", err)
 		}
+		now := time.Now()
 		for i := range n {
-			s.dispatch(ms[i].Buffers[0][:ms[i].N])
+			s.dispatch(now, source(&ms[i]), ms[i].Buffers[0][:ms[i].N])
 		}
 	}
 }
 
 // dispatch hands a packet to the channel of its session.
-func (s *Server) dispatch(packet []byte) {
+func (s *Server) dispatch(now time.Time, from netip.AddrPort, packet []byte) {
+	if !s.gate.admit(now, from.Addr()) {
+		s.flood(now, from)
+		return
+	}
 	h, _, err := protocol.ParseHeader(packet)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.channels[h.Session]
 	if err != nil || c == nil {
-		s.rejected++
+		s.stats.Rejected++
 		return
 	}
 	select {
 	case c.inbox <- append([]byte(nil), packet...):
-	default: // flooded: a lost request is asked again
-		s.rejected++
+	default: // more than the channel can look at: a lost request is asked again
+		s.stats.Rejected++
 	}
 }
 
-// Rejected returns how many packets came that are of no channel.
-func (s *Server) Rejected() uint64 {
+// flood notes a packet too many from an address.
+func (s *Server) flood(now time.Time, from netip.AddrPort) {
+	s.mu.Lock()
+	s.stats.Flooded++
+	n := s.stats.Flooded
+	s.mu.Unlock()
+	if now.Sub(s.flooded) > complainGap {
+		s.flooded = now
+		s.cfg.Log.Warn("too many requests from one address, dropping what is over", "peer", from.Addr(), "limit", floodRate, "dropped", n)
+	}
+}
+
+// ServerStats counts packets that came to the request socket in vain.
+type ServerStats struct {
+	// Rejected packets were malformed, of no channel, or more than a channel
+	// could look at; Flooded ones were over what one address may send.
+	Rejected, Flooded uint64
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.rejected
+	return s.stats
+}
+
+// Sending is the sum of the present rates, in bits a second of IP packets, of
+// the channels that have something to send.
+func (s *Server) Sending() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var sum int64
+	for _, c := range s.channels {
+		if st := c.Stats(); st.Queued > 0 {
+			sum += st.Rate
+		}
+	}
+	return atMost(sum, s.cfg.Rate)
+}
+
+// renew looks the interface up again: one that was taken out and put back has
+// another number.
+func (s *Server) renew() {
+	ifi := *s.cfg.Interface
+	index, err := s.conn.interfaceIndex(ifi.Name)
+	if err == nil {
+		ifi.Index = index
+		err = s.conn.setMulticast(&ifi, s.cfg.TTL, s.cfg.DSCP)
+	}
+	if err != nil {
+		s.cfg.Log.Debug("look up interface for multicast", "interface", ifi.Name, "err", err)
+	}
 }
 
 func (s *Server) shutdown() {
@@ -134,7 +199,7 @@ func (s *Server) shutdown() {
 }
 
 // Open adds a channel that sends src's chunks to group, at no more than rate
-// bits a second of IP packets; 0 takes DefaultRate. The channel is a new
+// bits a second of IP packets; 0 is no cap. The channel is a new
 // session with a secret of its own. It serves until Close or until Run ends.
 func (s *Server) Open(group netip.AddrPort, src Source, rate int64) (*Channel, error) {
 	group = netip.AddrPortFrom(group.Addr().Unmap().WithZone(""), group.Port())
@@ -148,7 +213,9 @@ func (s *Server) Open(group netip.AddrPort, src Source, rate int64) (*Channel, e
 	if err != nil {
 		return nil, err
 	}
-	m, err := NewSender(SenderConfig{Channel: ch, Chunks: src.Chunks(), Rate: rate, Gather: s.cfg.Gather})
+	m, err := NewSender(SenderConfig{
+		Channel: ch, Chunks: src.Chunks(), Rate: atMost(rate, s.cfg.Rate), Polite: s.cfg.Polite, Floor: s.cfg.Floor, Gather: s.cfg.Gather,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +231,14 @@ func (s *Server) Open(group netip.AddrPort, src Source, rate int64) (*Channel, e
 	s.channels[ch.Session] = c
 	c.start()
 	return c, nil
+}
+
+// atMost returns the lower of two caps, of which 0 is none.
+func atMost(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // session draws a new session.
@@ -204,6 +279,3 @@ func (l *limiter) take(now time.Time, n int) time.Duration {
 	l.until = l.until.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
 	return max(wait, 0)
 }
-
-// expired reports that a read deadline was the reason of err.
-func expired(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

@@ -1,6 +1,7 @@
 package cast_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -81,7 +82,7 @@ func TestBytes(t *testing.T) {
 		{"two 2 % small", 2, 1000, 500, 9000, 80e6, 0.02, 0, 1.30},
 		{"four 10 %", 4, 60, region, region, 80e6, 0.10, 0, 1.23},
 		{"sixteen 1 %", 16, 60, region, region, 80e6, 0.01, 0, 1.10},
-		{"fifty 1 %", 50, 40, region, region, 80e6, 0.01, 0, 1.12},
+		{"fifty 1 %", 50, 60, region, region, 80e6, 0.01, 0, 1.12},
 		{"slow link", 2, 20, region, region, 2e6, 0.02, 0, 1.12},
 		{"fast link", 2, 250, region, region, 1e9, 0.01, 0, 1.10},
 	} {
@@ -99,5 +100,62 @@ func TestBytes(t *testing.T) {
 				t.Errorf("sent %.3f times the image, want at most %.3f", w.ratio(), c.bar)
 			}
 		})
+	}
+}
+
+// crowd is a scenario with the k of a region that does not shrink, which loses
+// packets independently.
+func crowd(receivers, chunks int, loss float64) casttest.Scenario {
+	return casttest.Scenario{
+		Name: fmt.Sprintf("%d receivers, %g lost", receivers, loss), Seed: 60,
+		Receivers: receivers, Chunks: chunks, Symbol: 16,
+		Config: cast.SenderConfig{Rate: 100e6},
+		Link:   casttest.Link{Loss: loss, FeedbackLoss: loss, Delay: lan},
+	}
+}
+
+// TestCrowd: bytes and feedback stay flat with thousands of receivers.
+func TestCrowd(t *testing.T) {
+	for _, c := range []struct {
+		casttest.Scenario
+		bytes, feedback float64 // most; feedback in any one second, 0 is not asked for
+	}{
+		{crowd(1000, 60, 0), 1.055, 2000},
+		{crowd(1000, 60, 0.01), 1.12, 2000},
+		{crowd(5000, 16, 0.05), 1.22, 0},
+	} {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			r, err := c.Run()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%.3f times the bytes, %.2f of the ideal time, %.0f feedback packets a second, %.0f at most", r.Ratio(), r.Slowdown(), r.Feedback, r.Most)
+			if r.Ratio() > c.bytes {
+				t.Errorf("sent %.3f times the image, want at most %.3f", r.Ratio(), c.bytes)
+			}
+			if c.feedback > 0 && r.Most > c.feedback {
+				t.Errorf("%.0f feedback packets in a second, want at most %.0f", r.Most, c.feedback)
+			}
+		})
+	}
+}
+
+// TestSkew: of machines that start a second apart, each joiner costs the group
+// what it missed and not more.
+func TestSkew(t *testing.T) {
+	for _, loss := range []float64{0, 0.01} {
+		s := crowd(4, 360, loss) // 8 s
+		s.Vary = func(i int, j *casttest.Joiner) { j.After = time.Duration(i) * time.Second }
+		r, err := s.Run()
+		if err != nil {
+			t.Fatal(err)
+		}
+		missed := 3 * 100e6 / 8.0 // what was sent before the last one came
+		bar := 1.06 * (r.Encoded*casttest.HeaderFactor*casttest.Needed(187, 4, loss, 0) + missed)
+		t.Logf("%g lost: %.3f times the image and what the last one missed", loss, 1.06*r.Bytes/bar)
+		if r.Bytes > bar {
+			t.Errorf("%g lost: %.0f bytes, want at most %.0f", loss, r.Bytes, bar)
+		}
 	}
 }

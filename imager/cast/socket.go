@@ -1,14 +1,15 @@
 package cast
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/net/ipv4"
@@ -20,8 +21,14 @@ const (
 	// receiveBuffer is asked of the kernel for the group's socket, in bytes:
 	// 60 ms at 1 Gbit/s, in which a receiver may be busy elsewhere.
 	receiveBuffer = 8 << 20
-	// sendBuffer is asked for sending: several bursts at 1 Gbit/s.
-	sendBuffer = 4 << 20
+	// requestBuffer is asked for the socket of requests: of a group of 5000,
+	// all at once, as when a switch comes back.
+	requestBuffer = 4 << 20
+	// sendBuffer is asked for sending: a burst at 1 Gbit/s. What waits in it
+	// gets old, 80 ms behind a link of 100 Mbit/s; better the sender waits.
+	sendBuffer = 1 << 20
+	// requestSize has room for what receivers send.
+	requestSize = 2048
 )
 
 // message is a packet in a batch; ipv4's and ipv6's are the same type.
@@ -30,15 +37,21 @@ type message = ipv4.Message
 // conn is a UDP socket that reads and writes many packets at a time.
 type conn struct {
 	*net.UDPConn
-	v4 *ipv4.PacketConn // one of both is set
-	v6 *ipv6.PacketConn
+	v4  *ipv4.PacketConn // one of both is set
+	v6  *ipv6.PacketConn
+	log *slog.Logger
+	// segments says that the kernel cuts messages up into packets.
+	segments atomic.Bool
 }
 
-func newConn(c *net.UDPConn, is4 bool) *conn {
+func newConn(u *net.UDPConn, is4 bool, log *slog.Logger) *conn {
+	c := &conn{UDPConn: u, log: log}
 	if is4 {
-		return &conn{UDPConn: c, v4: ipv4.NewPacketConn(c)}
+		c.v4 = ipv4.NewPacketConn(u)
+	} else {
+		c.v6 = ipv6.NewPacketConn(u)
 	}
-	return &conn{UDPConn: c, v6: ipv6.NewPacketConn(c)}
+	return c
 }
 
 // readBatch fills some of ms, at least one.
@@ -57,13 +70,23 @@ func (c *conn) writeBatch(ms []message) (int, error) {
 	return c.v6.WriteBatch(ms, 0)
 }
 
-// newMessages returns n messages with one buffer of size bytes each.
+// newMessages returns n messages to read, with one buffer of size bytes each.
 func newMessages(n, size int) []message {
 	ms := make([]message, n)
 	for i := range ms {
-		ms[i].Buffers = [][]byte{make([]byte, size)}
+		ms[i].Buffers, ms[i].OOB = [][]byte{make([]byte, size)}, make([]byte, controlSize)
 	}
 	return ms
+}
+
+// source is the address that a message came from.
+func source(m *message) netip.AddrPort {
+	u, ok := m.Addr.(*net.UDPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	a := u.AddrPort()
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
 // network is the Go name of UDP over the family of a.
@@ -74,108 +97,85 @@ func network(a netip.Addr) string {
 	return "udp6"
 }
 
-// listenServer opens the socket of a server: requests come in at addr,
-// multicast goes out over ifi.
-func listenServer(addr netip.AddrPort, ifi *net.Interface, ttl int, log *slog.Logger) (*conn, error) {
-	u, err := net.ListenUDP(network(addr.Addr()), net.UDPAddrFromAddrPort(addr))
+// listenServer opens the socket of a server: requests come in at cfg.Addr,
+// multicast goes out over cfg.Interface.
+func listenServer(cfg *ServerConfig) (*conn, error) {
+	u, err := net.ListenUDP(network(cfg.Addr.Addr()), net.UDPAddrFromAddrPort(cfg.Addr))
 	if err != nil {
 		return nil, fmt.Errorf("cast: listen for requests: %w", err)
 	}
-	c := newConn(u, addr.Addr().Is4())
-	if err := c.setMulticast(ifi, ttl); err != nil {
+	c := newConn(u, cfg.Addr.Addr().Is4(), cfg.Log)
+	if err := c.setMulticast(cfg.Interface, cfg.TTL, cfg.DSCP); err != nil {
 		u.Close()
-		return nil, fmt.Errorf("cast: send multicast over %s: %v", ifi.Name, err)
+		return nil, fmt.Errorf("cast: send multicast over %s: %v", cfg.Interface.Name, err)
 	}
-	setBuffer(u, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuffer, "net.core.wmem_max", log)
+	raw, err := u.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			setBuffer(int(fd), sendBuffers, sendBuffer, cfg.Log)
+			setBuffer(int(fd), receiveBuffers, requestBuffer, cfg.Log)
+		})
+	}
+	if err != nil {
+		u.Close()
+		return nil, fmt.Errorf("cast: listen for requests: %v", err)
+	}
+	c.segments.Store(canSegment(u))
 	return c, nil
 }
 
-// setMulticast chooses interface and reach of multicast packets. Loopback
-// stays on, as Linux has it by default: it lets receivers on the sender's own
-// host work, and costs nothing where no socket has joined.
-func (c *conn) setMulticast(ifi *net.Interface, ttl int) error {
+// setMulticast chooses interface, reach and class of multicast packets.
+// Loopback stays on, as Linux has it by default: it lets receivers on the
+// sender's own host work, and costs nothing where no socket has joined.
+func (c *conn) setMulticast(ifi *net.Interface, ttl, dscp int) error {
+	// The two low bits of the byte are for congestion notification (RFC 3168).
 	if c.v4 != nil {
-		if err := c.v4.SetMulticastInterface(ifi); err != nil {
-			return err
-		}
-		return c.v4.SetMulticastTTL(ttl)
+		return cmp.Or(c.v4.SetMulticastInterface(ifi), c.v4.SetMulticastTTL(ttl), c.v4.SetTOS(dscp<<2))
 	}
-	if err := c.v6.SetMulticastInterface(ifi); err != nil {
-		return err
-	}
-	return c.v6.SetMulticastHopLimit(ttl)
+	return cmp.Or(c.v6.SetMulticastInterface(ifi), c.v6.SetMulticastHopLimit(ttl), c.v6.SetTrafficClass(dscp<<2))
 }
 
-// joinGroup opens a socket that receives what is sent to group on ifi. It is
-// bound to the group's address, which package net does not do, so that no
-// unicast packet and no other group on the port comes through.
-func joinGroup(group netip.AddrPort, ifi *net.Interface, log *slog.Logger) (*conn, error) {
-	c, err := bindGroup(group, ifi)
+// interfaceIndex returns the number of an interface in the socket's network
+// namespace.
+func (c *conn) interfaceIndex(name string) (int, error) {
+	req, err := unix.NewIfreq(name)
 	if err != nil {
-		return nil, fmt.Errorf("cast: open socket for group %v: %v", group, err)
+		return 0, fmt.Errorf("interface %s: %v", name, err)
 	}
-	g := &net.UDPAddr{IP: group.Addr().AsSlice()}
-	if c.v4 != nil {
-		err = c.v4.JoinGroup(ifi, g)
-	} else {
-		err = c.v6.JoinGroup(ifi, g)
-	}
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("cast: join group %v on %s: %v", group, ifi.Name, err)
-	}
-	setBuffer(c.UDPConn, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer, "net.core.rmem_max", log)
-	return c, nil
-}
-
-func bindGroup(group netip.AddrPort, ifi *net.Interface) (*conn, error) {
-	family, is4 := unix.AF_INET6, group.Addr().Is4()
-	var to unix.Sockaddr = &unix.SockaddrInet6{Addr: group.Addr().As16(), Port: int(group.Port()), ZoneId: uint32(ifi.Index)}
-	level, all := unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL
-	if is4 {
-		family, to = unix.AF_INET, &unix.SockaddrInet4{Addr: group.Addr().As4(), Port: int(group.Port())}
-		level, all = unix.IPPROTO_IP, unix.IP_MULTICAST_ALL
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	f := os.NewFile(uintptr(fd), "multicast")
-	defer f.Close() // FilePacketConn takes a copy
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return nil, os.NewSyscallError("setsockopt", err)
-	}
-	// Only what this socket joined, not what others on the host did. Kernels
-	// before 4.20 lack it for IPv6; the MACs sort it out then.
-	_ = unix.SetsockoptInt(fd, level, all, 0)
-	if err := unix.Bind(fd, to); err != nil {
-		return nil, os.NewSyscallError("bind", err)
-	}
-	p, err := net.FilePacketConn(f)
-	if err != nil {
-		return nil, err
-	}
-	return newConn(p.(*net.UDPConn), is4), nil
-}
-
-// setBuffer asks for a socket buffer of size bytes, past the kernel's cap if
-// allowed to, and warns if it stays smaller.
-func setBuffer(c *net.UDPConn, force, plain, size int, sysctl string, log *slog.Logger) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return
+		return 0, err
 	}
-	got := 0
-	err = raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, force, size) != nil {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, plain, size)
-		}
-		got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, plain)
-	})
-	// The kernel doubles what it is asked for (socket(7)).
-	if err == nil && got < 2*size {
-		log.Warn("socket buffer is small, packets may get lost; raise it", "bytes", got/2, "sysctl", fmt.Sprintf("%s=%d", sysctl, size))
+	if cerr := raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.SIOCGIFINDEX, req) }); cerr != nil {
+		err = cerr
 	}
+	return int(req.Uint32()), err
+}
+
+// buffers names a direction's socket buffer.
+type buffers struct {
+	force, plain int // options
+	sysctl       string
+	why          string
+}
+
+var (
+	receiveBuffers = buffers{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, "net.core.rmem_max", "packets may get lost"}
+	sendBuffers    = buffers{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, "net.core.wmem_max", "sending may be slow"}
+)
+
+// setBuffer asks for a socket buffer of size bytes, past the kernel's cap if
+// allowed to, and warns if it stays smaller. It returns the size it has.
+func setBuffer(fd int, of buffers, size int, log *slog.Logger) (got int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, of.force, size) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, of.plain, size)
+	}
+	got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, of.plain)
+	got /= 2 // the kernel doubles what it is asked for (socket(7))
+	if err == nil && got < size {
+		log.Warn("socket buffer is small, "+of.why+"; raise the kernel's limit", "bytes", got, "command", fmt.Sprintf("sysctl -w %s=%d", of.sysctl, size))
+	}
+	return got
 }
 
 // dialSender opens the socket that requests to sender go out of.

@@ -23,12 +23,16 @@ const (
 	// maxBody bounds what an origin may answer: a map of 16 Mi entries, whose
 	// hashes do not compress.
 	maxBody = 1 << 30
-	// patience is how long a client asks an origin that does not answer: time
+	// patience is how long a client goes on asking after the first failure: time
 	// enough to restart a server.
 	patience = 5 * time.Minute
-	// attempt bounds one try of a request.
-	attempt = time.Minute
+	// silence is how long an answer may stand still. How long it takes in all
+	// is not bounded: an origin holds chunks back while it multicasts.
+	silence = time.Minute
 )
+
+// errSilence ends a request whose answer stands still.
+var errSilence = fmt.Errorf("nothing came for %v", silence)
 
 // Client asks an origin. It retries what may pass, such as a server that is
 // being restarted.
@@ -124,9 +128,12 @@ func (c *Client) getJSON(ctx context.Context, path string, v any) error {
 // get tries until it has an answer that more tries would not change, or runs
 // out of patience.
 func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
-	give := time.Now().Add(patience)
+	var give time.Time
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		b, err := c.once(ctx, path)
+		if give.IsZero() {
+			give = time.Now().Add(patience)
+		}
 		var said *api.Error
 		if err == nil || ctx.Err() != nil || errors.As(err, &said) && said.Code != "internal" || time.Now().After(give) {
 			return b, err
@@ -141,9 +148,21 @@ func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	}
 }
 
+// once asks once, and gives up when the answer stands still.
 func (c *Client) once(ctx context.Context, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, attempt)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	alarm := time.AfterFunc(silence, func() { cancel(errSilence) })
+	defer alarm.Stop()
+	b, err := c.answer(ctx, path, alarm)
+	if err != nil && context.Cause(ctx) == errSilence {
+		err = fmt.Errorf("GET %s from %s: %w", path, c.base.Host, errSilence)
+	}
+	return b, err
+}
+
+// answer returns the answer's body. It puts alarm off whenever some of it comes.
+func (c *Client) answer(ctx context.Context, path string, alarm *time.Timer) ([]byte, error) {
 	u := *c.base
 	ref, err := url.Parse(path)
 	if err != nil {
@@ -161,11 +180,26 @@ func (c *Client) once(ctx context.Context, path string) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, readError(resp)
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	b, err := io.ReadAll(&watched{io.LimitReader(resp.Body, maxBody+1), alarm})
 	if err == nil && len(b) > maxBody {
 		err = fmt.Errorf("answer of %s is longer than %d bytes", c.base.Host, maxBody)
 	}
 	return b, err
+}
+
+// watched puts an alarm off with every byte read.
+type watched struct {
+	io.Reader
+	alarm *time.Timer
+}
+
+// Read implements io.Reader.
+func (r *watched) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.alarm.Reset(silence)
+	}
+	return n, err
 }
 
 // readError turns an answer that is not 200 into an *api.Error; what comes

@@ -3,8 +3,11 @@ package origin
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"syscall"
+	"time"
 
 	"huck/imager/api"
 	"huck/imager/image"
@@ -107,12 +110,20 @@ func (o *Origin) serveChunk(w http.ResponseWriter, r *http.Request, digest image
 		o.fail(w, r, err)
 		return
 	}
-	writeBytes(w, "application/octet-stream", b)
+	if o.share.limit(time.Now()) == 0 || !beside(r, o.cfg.Interface) {
+		writeBytes(w, "application/octet-stream", b)
+		return
+	}
+	setHeader(w, "application/octet-stream", b)
+	o.share.write(r.Context(), peer(r), w, b)
 }
 
 func (o *Origin) serveChannel(w http.ResponseWriter, r *http.Request, digest image.ID) {
 	c, err := o.channel(r.Context(), digest)
 	if errors.Is(err, errNoChannel) {
+		if o.cfg.Cast != nil {
+			o.log.Error("no channel, receivers will use HTTP", "image", digest.Short(), "err", err)
+		}
 		WriteError(w, http.StatusNotFound, "not_found", err)
 		return
 	}
@@ -125,8 +136,15 @@ func (o *Origin) serveChannel(w http.ResponseWriter, r *http.Request, digest ima
 }
 
 // fail answers an error of the store: what is not there, what is damaged, and
-// everything else, which may be better next time.
+// everything else, which may be better next time. A client that has gone hears
+// nothing, and is no error.
 func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return
+	}
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		err = fmt.Errorf("origin: raise the server's limit of open files (LimitNOFILE= or ulimit -n): %w", err)
+	}
 	var damaged *image.ChunkError
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -140,9 +158,13 @@ func (o *Origin) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-func writeBytes(w http.ResponseWriter, contentType string, b []byte) {
+func setHeader(w http.ResponseWriter, contentType string, b []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+}
+
+func writeBytes(w http.ResponseWriter, contentType string, b []byte) {
+	setHeader(w, contentType, b)
 	// A client that went away is no fault of ours, and the only one Write has.
 	_, _ = w.Write(b)
 }

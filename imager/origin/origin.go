@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -31,6 +32,13 @@ type Config struct {
 	// Rate caps each channel, in bits per second; 0 leaves it to the server's
 	// total.
 	Rate int64
+	// Sending tells what the channels send at present, in bits per second.
+	// Chunks over HTTP are held to a small share of that, all clients together.
+	// Nil asks Cast.
+	Sending func() int64
+	// Interface is the one that channels go out of; HTTP that goes out of others
+	// is not held back. Nil holds back all.
+	Interface *net.Interface
 	// Authorize refuses a request for the image by an error; nil allows all.
 	Authorize Authorizer
 	// Log may be nil.
@@ -39,8 +47,9 @@ type Config struct {
 
 // Origin serves a store's images. Its methods are safe for concurrent use.
 type Origin struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	log   *slog.Logger
+	share *share
 
 	mu   sync.Mutex
 	open []*open // by last use, latest first
@@ -48,28 +57,38 @@ type Origin struct {
 
 // open is an image in use.
 type open struct {
-	img     *image.Image
+	img *image.Image
+	// Under Origin.mu: the channel, if there is one, and whether i has left
+	// Origin.open.
 	channel *cast.Channel
+	dropped bool
 }
 
 // New returns an origin; it starts nothing.
 func New(cfg Config) *Origin {
-	o := &Origin{cfg: cfg, log: cfg.Log}
+	if cfg.Sending == nil && cfg.Cast != nil {
+		cfg.Sending = cfg.Cast.Sending
+	}
+	o := &Origin{cfg: cfg, log: cfg.Log, share: newShare(cfg.Sending)}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
 	return o
 }
 
-// Run ends the origin's channels when ctx does.
+// Run tells the log what the channels do, and ends them when ctx does.
 func (o *Origin) Run(ctx context.Context) error {
-	<-ctx.Done()
+	o.watch(ctx)
+	var channels []*cast.Channel
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	for _, i := range o.open {
-		o.closeChannel(i)
+		channels = append(channels, i.drop())
 	}
 	o.open = nil
+	o.mu.Unlock()
+	for _, c := range channels {
+		closeChannel(c)
+	}
 	return nil
 }
 
@@ -110,29 +129,44 @@ func (o *Origin) image(ctx context.Context, digest image.ID) (*open, error) {
 	if err != nil {
 		return nil, err
 	}
+	i, over := o.enter(img)
+	closeChannel(over)
+	return i, nil
+}
+
+// enter adds an image, and returns the channel of the one that had to make room
+// for it; nil is none.
+func (o *Origin) enter(img *image.Image) (i *open, over *cast.Channel) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, i := range o.open {
-		if i.img.Digest == digest { // opened by another request meanwhile
+		if i.img.Digest == img.Digest { // opened by another request meanwhile
 			return i, nil
 		}
 	}
 	o.open = slices.Insert(o.open, 0, &open{img: img})
 	if len(o.open) > maxOpen {
-		o.closeChannel(o.open[maxOpen])
+		over = o.open[maxOpen].drop()
 		o.open = o.open[:maxOpen]
 	}
-	return o.open[0], nil
+	return o.open[0], over
 }
 
-func (o *Origin) closeChannel(i *open) {
-	if i.channel != nil {
-		i.channel.Close()
-		i.channel = nil
+// drop notes that i leaves Origin.open and returns its channel, to be closed
+// without the lock: that may have to wait for a read of the store.
+func (i *open) drop() *cast.Channel {
+	i.dropped = true
+	return i.channel
+}
+
+func closeChannel(c *cast.Channel) {
+	if c != nil {
+		c.Close()
 	}
 }
 
-// errNoChannel tells that this origin does not multicast.
+// errNoChannel tells that there is no multicast here. Receivers use HTTP and ask
+// again later.
 var errNoChannel = errors.New("origin: no multicast here")
 
 // channel opens the image's channel unless it is open.
@@ -146,15 +180,19 @@ func (o *Origin) channel(ctx context.Context, digest image.ID) (api.Channel, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if i.dropped {
+		return api.Channel{}, fmt.Errorf("origin: image %s was closed meanwhile; ask again", digest.Short())
+	}
 	if i.channel == nil {
 		group := o.cfg.Group(digest)
 		c, err := o.cfg.Cast.Open(group, &source{o.cfg.Store, i.img.Layout}, o.cfg.Rate)
 		if err != nil {
-			return api.Channel{}, fmt.Errorf("origin: channel %s of image %s: %w", group, digest.Short(), err)
+			return api.Channel{}, fmt.Errorf("%w: channel %s of image %s: %v", errNoChannel, group, digest.Short(), err)
 		}
 		i.channel = c
 		o.log.Info("channel opened", "image", digest.Short(), "group", group.String())
 	}
+	i.channel.Expect()
 	return i.channel.Info(), nil
 }
 

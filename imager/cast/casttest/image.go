@@ -36,6 +36,18 @@ func NewImage(rnd *rand.Rand, n, min, max int) *Image {
 	return m
 }
 
+// newWindows returns an image of n chunks of size bytes that overlap in memory,
+// so that a large one takes little.
+func newWindows(rnd *rand.Rand, n, size int) *Image {
+	const step = 61
+	whole := NewImage(rnd, 1, size+n*step, size+n*step).Encoded[0]
+	m := &Image{Encoded: make([][]byte, n)}
+	for i := range m.Encoded {
+		m.Encoded[i] = whole[i*step:][:size:size]
+	}
+	return m
+}
+
 // Bytes returns the sum of the chunks' lengths.
 func (m *Image) Bytes() int {
 	n := 0
@@ -58,23 +70,29 @@ func (m *Image) Chunk(_ context.Context, n uint32) ([]byte, error) {
 
 // Sink wants chunks of an Image; it implements cast.Sink.
 type Sink struct {
-	image *Image
-
-	mu       sync.Mutex
-	missing  map[uint32]bool
-	complete chan struct{}
+	// Count takes every chunk that a Receiver of this package has the symbols
+	// of for right, without recovering it: any k symbols make a chunk.
+	Count bool
 	// Wrong counts deliveries that were not the image's, Twice those of a
 	// chunk that was not missing.
 	Wrong, Twice int
+
+	image *Image
+
+	mu       sync.Mutex
+	missing  []bool
+	left     int
+	complete chan struct{}
 }
 
 // NewSink returns a sink that wants the chunks for which want is true; nil is
 // all of them.
 func NewSink(m *Image, want func(n uint32) bool) *Sink {
-	s := &Sink{image: m, missing: make(map[uint32]bool), complete: make(chan struct{})}
+	s := &Sink{image: m, missing: make([]bool, m.Chunks()), complete: make(chan struct{})}
 	for n := range uint32(m.Chunks()) {
 		if want == nil || want(n) {
 			s.missing[n] = true
+			s.left++
 		}
 	}
 	s.finish()
@@ -82,7 +100,7 @@ func NewSink(m *Image, want func(n uint32) bool) *Sink {
 }
 
 func (s *Sink) finish() {
-	if len(s.missing) == 0 {
+	if s.left == 0 {
 		close(s.complete)
 	}
 }
@@ -98,21 +116,21 @@ func (s *Sink) Expect(m *Image) {
 func (s *Sink) Left() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.missing)
+	return s.left
 }
 
 // Useful implements cast.Sink.
 func (s *Sink) Useful(n uint32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.missing[n]
+	return n < uint32(len(s.missing)) && s.missing[n]
 }
 
 // Missing implements cast.Sink.
 func (s *Sink) Missing(from uint32, buf []uint32) []uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := uint32(s.image.Chunks())
+	n := uint32(len(s.missing))
 	filled := 0
 	for i := range n {
 		if filled == len(buf) {
@@ -137,11 +155,25 @@ func (s *Sink) Deliver(_ context.Context, n uint32, encoded []byte, _ string) er
 		s.Wrong++
 		return fmt.Errorf("casttest: %w", &image.ChunkError{ID: image.ID{1}, Why: "wrong bytes"})
 	}
+	s.place(n)
+	return nil
+}
+
+// deliver is Deliver for right bytes.
+func (s *Sink) deliver(n uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.place(n)
+	return nil
+}
+
+// place notes that a chunk is there.
+func (s *Sink) place(n uint32) {
 	if !s.missing[n] {
 		s.Twice++
-		return nil
+		return
 	}
-	delete(s.missing, n)
+	s.missing[n] = false
+	s.left--
 	s.finish()
-	return nil
 }

@@ -1,79 +1,69 @@
 package casttest
 
 import (
-	"cmp"
-	"container/heap"
-	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"huck/imager/api"
 	"huck/imager/cast"
-	"huck/imager/image"
 )
 
-// Link is what happens to packets on the way to or from one receiver.
-// Probabilities are per packet.
-type Link struct {
-	// Loss drops packets to the receiver, FeedbackLoss those from it.
-	Loss, FeedbackLoss float64
-	// Duplicate delivers a packet twice, Corrupt flips one of its bits.
-	Duplicate, Corrupt float64
-	// Delay of every packet; a part of them, Reorder, gets up to Jitter more.
-	Delay, Jitter time.Duration
-	Reorder       float64
-}
+// moderation is for how long a network card gathers packets before it hands
+// them to its host together: packets that arrive within it arrive at once, when
+// the last of them does.
+const moderation = 200 * time.Microsecond
 
-// Network is a sender, its receivers and the time.
+// Network is senders, their receivers and the time. Packets go from a sender
+// over the Host port, the Trunk and each receiver's Link.
 type Network struct {
 	// Now is the virtual time.
 	Now time.Time
-	// Sender is nil while it is dead.
+	// Sender is what Start started last, nil while it is dead.
 	Sender *Sender
+	// Others are senders that run beside it.
+	Others []*Sender
 	// Receivers in the order they were added.
 	Receivers []*Receiver
-	// Snoop sees every packet the sender sends, if set.
+	// Host is the interface that all senders share. What its queue does not
+	// hold waits in the sender.
+	Host Port
+	// Trunk is what the packets to all receivers go over first: its losses are
+	// everybody's, its port is a bottleneck. Reorder, Duplicate and Corrupt are
+	// for receivers' links only.
+	Trunk Link
+	// Snoop sees every packet a sender sends, if set.
 	Snoop func(packet []byte)
-	// Heard sees every packet that reaches the sender, if set.
+	// Heard sees every packet that reaches a sender, if set.
 	Heard func(packet []byte)
+	// Failed is told, once, of every receiver that has an error, if set.
+	Failed func(*Receiver)
 
 	rnd    *rand.Rand
 	events events
-	seq    int
+	host   queue
+	trunk  queue
+	losses losses
+	paths  []*path
+	// complete is how many Receivers, from the first on, are done.
+	complete int
+	train    []sent // scratch
 }
 
-// Sender runs a cast.Sender.
-type Sender struct {
-	*cast.Sender
-	// Channel is what the API tells of it.
-	Channel api.Channel
-	// ReadTime is how long reading a chunk takes; 0 is 1 ms.
-	ReadTime time.Duration
-	image    *Image
-	net      *Network
-	timer    time.Time
-	dead     bool
+// path is what receivers share whom the same packets reach at the same time.
+type path struct {
+	group     netip.AddrPort
+	delay     time.Duration
+	port      Port
+	queue     queue
+	receivers []*Receiver
 }
 
-// Receiver runs a cast.Receiver.
-type Receiver struct {
-	*cast.Receiver
-	Sink *Sink
-	Link Link
-	// SinkRate is how many bytes a second the sink takes; 0 is any.
-	SinkRate float64
-	// Lost lists the chunks that have to come by another way.
-	Lost []uint32
-	// Finished is when the sink was complete, or zero.
-	Finished time.Time
-	// Gone receivers hear and say nothing any more.
-	Gone bool
-
-	net     *Network
-	timer   time.Time
-	sinkAt  time.Time // when the sink is free again
-	session uint32
+// sent is a packet that is at some place at some time.
+type sent struct {
+	packet []byte
+	at     time.Time
 }
 
 // NewNetwork returns an empty network at an arbitrary time.
@@ -88,10 +78,7 @@ func NewNetwork(seed uint64) *Network {
 func (n *Network) Rand() *rand.Rand { return n.rnd }
 
 // At calls f at time t.
-func (n *Network) At(t time.Time, f func()) {
-	n.seq++
-	heap.Push(&n.events, event{t, n.seq, f})
-}
+func (n *Network) At(t time.Time, f func()) { n.events.push(t.UnixNano(), f) }
 
 // After calls f after d.
 func (n *Network) After(d time.Duration, f func()) { n.At(n.Now.Add(d), f) }
@@ -100,23 +87,19 @@ func (n *Network) After(d time.Duration, f func()) { n.At(n.Now.Add(d), f) }
 // of its own.
 func (n *Network) Start(m *Image, cfg cast.SenderConfig) (*Sender, error) {
 	n.Kill()
-	secret := make([]byte, 32)
-	for i := range secret {
-		secret[i] = byte(n.rnd.Uint32())
+	s, err := n.newSender(m, cfg)
+	n.Sender = s
+	return s, err
+}
+
+// StartBeside starts a sender that runs beside those that are there, on the
+// same group unless cfg names another.
+func (n *Network) StartBeside(m *Image, cfg cast.SenderConfig) (*Sender, error) {
+	s, err := n.newSender(m, cfg)
+	if err == nil {
+		n.Others = append(n.Others, s)
 	}
-	if cfg.Channel.SymbolSize == 0 {
-		cfg.Channel.SymbolSize = 1408
-	}
-	cfg.Channel.Group = netip.MustParseAddrPort("239.1.1.1:9000")
-	cfg.Channel.Sender = netip.MustParseAddrPort("10.0.0.1:9000")
-	cfg.Channel.Session, cfg.Channel.Epoch, cfg.Channel.Secret = n.rnd.Uint32(), n.rnd.Uint32(), secret
-	cfg.Chunks = m.Chunks()
-	s, err := cast.NewSender(cfg)
-	if err != nil {
-		return nil, err
-	}
-	n.Sender = &Sender{Sender: s, Channel: cfg.Channel, image: m, net: n}
-	return n.Sender, nil
+	return s, err
 }
 
 // Kill ends the sender without a word.
@@ -127,29 +110,51 @@ func (n *Network) Kill() {
 	}
 }
 
-// Join adds a receiver that joins the channel now.
+// Join adds a receiver that joins the channel now. The link's delay and rate
+// stay as they are from then on; all else can be changed in the receiver.
 func (n *Network) Join(ch api.Channel, sink *Sink, link Link) (*Receiver, error) {
-	r := &Receiver{Sink: sink, Link: link, net: n, session: ch.Session}
+	r := &Receiver{Sink: sink, Link: link, net: n}
 	var err error
 	r.Receiver, err = cast.NewReceiver(ch, sink, rand.New(rand.NewPCG(n.rnd.Uint64(), n.rnd.Uint64())))
 	if err != nil {
 		return nil, err
 	}
 	n.Receivers = append(n.Receivers, r)
+	p := n.path(ch.Group, link)
+	p.receivers = append(p.receivers, r)
+	r.group = ch.Group
+	if s := n.session(ch.Session); s != nil {
+		s.Expect(n.Now) // as the API tells it, which the receiver asked for the channel
+	}
 	r.poll()
 	return r, nil
+}
+
+// path returns the path to a new receiver: one of its own if its port is
+// limited.
+func (n *Network) path(group netip.AddrPort, l Link) *path {
+	if l.Rate == 0 {
+		for _, p := range n.paths {
+			if p.group == group && p.delay == l.Delay && p.port.Rate == 0 {
+				return p
+			}
+		}
+	}
+	p := &path{group: group, delay: l.Delay, port: l.Port}
+	n.paths = append(n.paths, p)
+	return p
 }
 
 // Run lets time pass until done returns true, nothing can happen any more, or
 // limit has passed; it returns whether done did.
 func (n *Network) Run(limit time.Duration, done func() bool) bool {
-	end := n.Now.Add(limit)
+	end := n.Now.Add(limit).UnixNano()
 	for !done() {
-		if len(n.events) == 0 || n.events[0].at.After(end) {
+		e, ok := n.events.pop(end)
+		if !ok {
 			return false
 		}
-		e := heap.Pop(&n.events).(event)
-		n.Now = e.at
+		n.Now = n.Now.Add(time.Duration(e.at - n.Now.UnixNano()))
 		e.f()
 	}
 	return true
@@ -157,20 +162,19 @@ func (n *Network) Run(limit time.Duration, done func() bool) bool {
 
 // Complete reports that every receiver that is not gone is complete.
 func (n *Network) Complete() bool {
-	for _, r := range n.Receivers {
-		if r.Finished.IsZero() && !r.Gone {
-			return false
-		}
+	for n.complete < len(n.Receivers) && !n.Receivers[n.complete].listening() {
+		n.complete++
 	}
-	return true
+	return n.complete == len(n.Receivers)
 }
 
-// Inject delivers a packet to the sender (to nil) or a receiver now.
+// Inject delivers a packet to the sender of its session (to nil) or a receiver
+// now.
 func (n *Network) Inject(to *Receiver, packet []byte) {
 	if to != nil {
 		to.Packet(n.Now, packet)
 		to.poll()
-	} else if s := n.Sender; s != nil {
+	} else if s := n.senderOf(packet); s != nil {
 		if n.Heard != nil {
 			n.Heard(packet)
 		}
@@ -179,193 +183,120 @@ func (n *Network) Inject(to *Receiver, packet []byte) {
 	}
 }
 
-// poll does what an owner of a cast.Sender does.
-func (s *Sender) poll() {
-	if s.dead {
-		return
-	}
-	for {
-		c, ok := s.Need()
-		if !ok {
-			break
-		}
-		s.net.After(cmp.Or(s.ReadTime, time.Millisecond), func() {
-			if s.dead {
-				return
-			}
-			b, err := s.image.Chunk(context.Background(), c)
-			s.Supply(s.net.Now, c, b, image.Tag(b), err)
-			s.poll()
-		})
-	}
-	for {
-		packet, ok := s.Next(s.net.Now, nil)
-		if !ok {
-			break
-		}
-		s.net.multicast(packet)
-	}
-	t := s.Timer(s.net.Now)
-	if t.IsZero() || t.Equal(s.timer) {
-		return
-	}
-	s.timer = t
-	s.net.At(later(t, s.net.Now), func() {
-		if t.Equal(s.timer) {
-			s.timer = time.Time{}
-			s.poll()
-		}
-	})
-}
-
-// later keeps a timer that is due from stopping the time.
-func later(t, now time.Time) time.Time {
-	if !t.After(now) {
-		return now.Add(time.Microsecond)
-	}
-	return t
-}
-
-func (n *Network) multicast(packet []byte) {
-	if n.Snoop != nil {
-		n.Snoop(packet)
-	}
-	for _, r := range n.Receivers {
-		if r.Gone || !r.Finished.IsZero() {
+// multicast sends packets to all receivers of a group. They leave their host
+// at the times that are in train, which is overwritten.
+func (n *Network) multicast(group netip.AddrPort, train []sent) {
+	left := train[:0]
+	for _, p := range train {
+		if n.losses.hit(p.at, n.rnd, n.Trunk.Loss, n.Trunk.Burst) {
 			continue
 		}
-		n.carry(r.Link, r.Link.Loss, packet, func(p []byte) {
-			if !r.Gone && r.Finished.IsZero() {
-				r.Packet(n.Now, p)
-				r.poll()
-			}
-		})
+		at, ok := n.trunk.pass(n.Trunk.Port, p.at, wireSize(p.packet))
+		if ok {
+			left = append(left, sent{p.packet, at.Add(n.Trunk.Delay)})
+		}
+	}
+	for _, p := range n.paths {
+		if p.group == group && p.listens() {
+			n.deliver(p, left)
+		}
 	}
 }
 
-// carry takes a packet over a link, or does not.
-func (n *Network) carry(l Link, loss float64, packet []byte, arrive func([]byte)) {
-	copies := 1
-	if l.Duplicate > 0 && n.rnd.Float64() < l.Duplicate {
-		copies = 2
+// deliver schedules the arrival of packets at the receivers of a path.
+func (n *Network) deliver(p *path, train []sent) {
+	var together [][]byte
+	var first, last time.Time
+	flush := func() {
+		if packets := together; len(packets) > 0 {
+			n.At(last, func() { p.arrive(packets) })
+		}
+		together = nil
 	}
-	for range copies {
-		if loss > 0 && n.rnd.Float64() < loss {
+	for _, s := range train {
+		at, ok := p.queue.pass(p.port, s.at, wireSize(s.packet))
+		if !ok {
 			continue
 		}
-		p := packet
-		if l.Corrupt > 0 && n.rnd.Float64() < l.Corrupt {
-			p = append([]byte(nil), packet...)
-			p[n.rnd.IntN(len(p))] ^= 1 << n.rnd.IntN(8)
+		at = at.Add(p.delay)
+		if together == nil || at.Sub(first) > moderation {
+			flush()
+			first = at
 		}
-		d := l.Delay
-		if l.Reorder > 0 && n.rnd.Float64() < l.Reorder {
-			d += time.Duration(n.rnd.Int64N(int64(l.Jitter) + 1))
+		last = at
+		together = append(together, s.packet)
+	}
+	flush()
+}
+
+// arrive hands packets that arrive together to each receiver.
+func (p *path) arrive(packets [][]byte) {
+	for _, r := range p.receivers {
+		if r.listening() {
+			r.take(packets)
 		}
-		n.After(d, func() { arrive(p) })
 	}
 }
 
-// poll does what an owner of a cast.Receiver does.
-func (r *Receiver) poll() {
-	if r.Gone || !r.Finished.IsZero() {
-		return
-	}
-	for {
-		a, ok := r.Done()
-		if !ok {
-			break
-		}
-		r.deliver(a)
-	}
-	for {
-		c, _, ok := r.Receiver.Failed()
-		if !ok {
-			break
-		}
-		r.Lost = append(r.Lost, c)
-	}
-	if r.Err() != nil {
-		return
-	}
-	if r.WantRefresh(r.net.Now) {
-		r.net.After(5*time.Millisecond, r.refresh)
-	}
-	for {
-		packet, ok := r.Next(r.net.Now, nil)
-		if !ok {
-			break
-		}
-		r.net.carry(r.Link, r.Link.FeedbackLoss, packet, func(p []byte) { r.net.Inject(nil, p) })
-	}
-	t := r.Timer(r.net.Now)
-	if t.IsZero() || t.Equal(r.timer) {
-		return
-	}
-	r.timer = t
-	r.net.At(later(t, r.net.Now), func() {
-		if t.Equal(r.timer) {
-			r.timer = time.Time{}
-			r.poll()
-		}
-	})
+// listens drops the receivers that hear no more, and reports whether any does.
+func (p *path) listens() bool {
+	p.receivers = slices.DeleteFunc(p.receivers, func(r *Receiver) bool { return !r.listening() })
+	return len(p.receivers) > 0
 }
 
-func (r *Receiver) refresh() {
-	if s := r.net.Sender; s == nil || r.Rejoin(r.net.Now, s.Channel) != nil {
-		r.RefreshFailed(r.net.Now)
-	}
-	r.poll()
-}
-
-// deliver gives a chunk to the sink when that has room.
-func (r *Receiver) deliver(a *cast.Assembled) {
-	b, err := a.Bytes()
-	at := r.net.Now
-	if r.SinkRate > 0 {
-		if r.sinkAt.Before(at) {
-			r.sinkAt = at
-		}
-		r.sinkAt = r.sinkAt.Add(time.Duration(float64(len(b)) / r.SinkRate * float64(time.Second)))
-		at = r.sinkAt
-	}
-	r.net.At(at, func() {
-		if r.Gone {
-			return
-		}
-		if err == nil {
-			err = r.Sink.Deliver(context.Background(), a.Chunk, b, cast.Via)
-		}
-		r.Delivered(r.net.Now, a, err)
-		select {
-		case <-r.Sink.Complete():
-			r.Finished = r.net.Now
-		default:
-		}
-		r.poll()
-	})
-}
-
+// event is something to happen at a time in nanoseconds, after those that
+// were planned before for the same.
 type event struct {
-	at  time.Time
-	seq int
+	at  int64
+	seq uint64
 	f   func()
 }
 
-type events []event
+func (e *event) before(o *event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
 
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
-	if !e[i].at.Equal(e[j].at) {
-		return e[i].at.Before(e[j].at)
-	}
-	return e[i].seq < e[j].seq
+// events is a binary heap. Package container/heap would allocate each event.
+type events struct {
+	heap []event
+	seq  uint64
 }
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
-func (e *events) Pop() any {
-	old := *e
-	x := old[len(old)-1]
-	*e = old[:len(old)-1]
-	return x
+
+func (q *events) push(at int64, f func()) {
+	q.seq++
+	q.heap = append(q.heap, event{at, q.seq, f})
+	h := q.heap
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if h[up].before(&h[i]) {
+			break
+		}
+		h[up], h[i] = h[i], h[up]
+		i = up
+	}
+}
+
+// pop removes the first event; false is none until end.
+func (q *events) pop(end int64) (event, bool) {
+	h := q.heap
+	if len(h) == 0 || h[0].at > end {
+		return event{}, false
+	}
+	first, last := h[0], len(h)-1
+	h[0], h[last] = h[last], event{}
+	h = h[:last]
+	q.heap = h
+	for i := 0; ; {
+		next := 2*i + 1
+		if next >= last {
+			break
+		}
+		if right := next + 1; right < last && h[right].before(&h[next]) {
+			next = right
+		}
+		if h[i].before(&h[next]) {
+			break
+		}
+		h[i], h[next] = h[next], h[i]
+		i = next
+	}
+	return first, true
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"huck/imager/cast/protocol"
 )
@@ -60,18 +61,21 @@ func examples() map[string]struct {
 	return map[string]example{
 		"data":   {h(protocol.TypeData, 1), &protocol.Data{Chunk: 5, Tag: 0xcafef00d, Length: 20, Symbol: 2, Payload: shape.Source(chunk, 2)}},
 		"parity": {h(protocol.TypeData, 2), &protocol.Data{Chunk: 5, Tag: 0xcafef00d, Length: 20, Symbol: 3, Payload: parity}},
-		"announce": {h(protocol.TypeAnnounce, 3), &protocol.Announce{Rate: 200000, Chunks: 1000, More: true,
+		"announce": {h(protocol.TypeAnnounce, 3), &protocol.Announce{Rate: 200000, Chunks: 1000, More: true, Members: 2, Reports: 5,
 			Queue: []protocol.Entry{{Chunk: 5, Count: 1, From: 4, N: 2}, {Chunk: 6, Count: 300}}}},
 		"request": {h(protocol.TypeRequest, 1), &protocol.Request{Receiver: exampleReceiver, Seen: 3,
 			Want: []protocol.Entry{{Chunk: 5, Count: 1, From: 4, N: 1}}}},
 		"unavailable": {h(protocol.TypeUnavailable, 4), &protocol.Unavailable{Chunks: []protocol.Entry{{Chunk: 7, Count: 1}}}},
+		"straggler":   {h(protocol.TypeStraggler, 5), &protocol.Straggler{Receivers: []uint64{exampleReceiver}}},
+		"report": {h(protocol.TypeReport, 2), &protocol.Report{Receiver: exampleReceiver, First: 3, Last: 0x103, Received: 250,
+			Elapsed: 100 * time.Millisecond, Age: 2 * time.Millisecond, Sink: 80000}},
 	}
 }
 
 func exampleKey(t *testing.T, kind protocol.Type) *protocol.Key {
 	t.Helper()
 	key, err := protocol.SenderKey(exampleSecret(), exampleSession)
-	if kind == protocol.TypeRequest {
+	if kind == protocol.TypeRequest || kind == protocol.TypeReport {
 		key, err = protocol.ReceiverKey(exampleSecret(), exampleSession, exampleReceiver)
 	}
 	if err != nil {
@@ -107,6 +111,12 @@ func parse(h protocol.Header, b []byte) (body, error) {
 	case protocol.TypeUnavailable:
 		u, err := protocol.ParseUnavailable(b, nil)
 		return &u, err
+	case protocol.TypeStraggler:
+		s, err := protocol.ParseStraggler(b)
+		return &s, err
+	case protocol.TypeReport:
+		r, err := protocol.ParseReport(b)
+		return &r, err
 	}
 	return nil, fmt.Errorf("%v: %w", h.Type, protocol.ErrMalformed)
 }

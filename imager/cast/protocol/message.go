@@ -3,6 +3,7 @@ package protocol
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 )
 
 // Data carries one symbol (Data).
@@ -111,7 +112,7 @@ func parseEntries(b []byte, buf []Entry) ([]Entry, error) {
 //	+-------+-------+-------+-------+-------+-------+-------+-------+
 //	|      rate, kbit/s             |            chunks             |
 //	+-------+-------+-------+-------+-------+-------+-------+-------+
-//	| flags |   reserved            | entries                       :
+//	| flags |members|reports|reserv.| entries                       :
 //	+-------+-------+-------+-------+-------+-------+-------+-------+
 type Announce struct {
 	// Rate is the sender's present rate in kbit/s of IP packets.
@@ -120,6 +121,11 @@ type Announce struct {
 	Chunks uint32
 	// More says that Queue is only the beginning of what is queued (flag bit 0).
 	More bool
+	// Members is the size of the group, as its binary logarithm rounded up.
+	Members uint8
+	// Reports is how often a receiver is to report, in units of ReportUnit; 0 is
+	// never.
+	Reports uint8
 	// Queue is what will be sent, in that order as far as is known.
 	Queue []Entry
 }
@@ -132,7 +138,7 @@ func (a *Announce) AppendBinary(b []byte) ([]byte, error) {
 	if a.More {
 		flags = 1
 	}
-	return appendEntries(append(b, flags, 0, 0, 0), a.Queue)
+	return appendEntries(append(b, flags, a.Members, a.Reports, 0), a.Queue)
 }
 
 // ParseAnnounce reads the body of an announcement; entries are appended to
@@ -142,9 +148,11 @@ func ParseAnnounce(body []byte, buf []Entry) (Announce, error) {
 		return Announce{}, fmt.Errorf("protocol: announcement of %d bytes: %w", len(body), ErrMalformed)
 	}
 	a := Announce{
-		Rate:   binary.BigEndian.Uint32(body),
-		Chunks: binary.BigEndian.Uint32(body[4:]),
-		More:   body[8]&1 != 0,
+		Rate:    binary.BigEndian.Uint32(body),
+		Chunks:  binary.BigEndian.Uint32(body[4:]),
+		More:    body[8]&1 != 0,
+		Members: body[9],
+		Reports: body[10],
 	}
 	var err error
 	a.Queue, err = parseEntries(body[announceBody:], buf[:0])
@@ -181,11 +189,11 @@ func (r *Request) AppendBinary(b []byte) ([]byte, error) {
 	return appendEntries(append(b, 0, 0), r.Want)
 }
 
-// ParseReceiver reads only the receiver of a request's body, for whoever has
-// to find the key before the rest can be believed.
+// ParseReceiver reads only the receiver of a request's or report's body, for
+// whoever has to find the key before the rest can be believed.
 func ParseReceiver(body []byte) (uint64, error) {
 	if len(body) < requestBody {
-		return 0, fmt.Errorf("protocol: request of %d bytes: %w", len(body), ErrMalformed)
+		return 0, fmt.Errorf("protocol: request or report of %d bytes: %w", len(body), ErrMalformed)
 	}
 	return binary.BigEndian.Uint64(body), nil
 }
@@ -214,4 +222,95 @@ func (u *Unavailable) AppendBinary(b []byte) ([]byte, error) {
 func ParseUnavailable(body []byte, buf []Entry) (Unavailable, error) {
 	entries, err := parseEntries(body, buf[:0])
 	return Unavailable{entries}, err
+}
+
+// ReportUnit is the unit of Announce.Reports.
+const ReportUnit = 20 * time.Millisecond
+
+// Report tells how a stretch of the sender's packets arrived (Report).
+//
+//	+-------+-------+-------+-------+-------+-------+-------+-------+
+//	|                           receiver                            |
+//	+-------+-------+-------+-------+-------+-------+-------+-------+
+//	|              first (48 bits)                  |    last       :
+//	+-------+-------+-------+-------+-------+-------+-------+-------+
+//	:            last (48 bits)     |           received            |
+//	+-------+-------+-------+-------+-------+-------+-------+-------+
+//	|        elapsed, us            |           age, us             |
+//	+-------+-------+-------+-------+-------+-------+-------+-------+
+//	|        sink, kbit/s           |
+//	+-------+-------+-------+-------+
+type Report struct {
+	// Receiver is as in Request.
+	Receiver uint64
+	// First and Last bound the stretch: it begins after the packet with counter
+	// First and ends with Last. Received counts the packets of it that came.
+	First, Last uint64
+	Received    uint32
+	// Elapsed is the time between the arrivals of First and Last, Age the time
+	// since that of Last; both in whole microseconds, at most MaxElapsed.
+	Elapsed, Age time.Duration
+	// Sink is the rate in kbit/s, of packets with what they carry, at which the
+	// receiver's disk takes chunks while it lags behind; 0 if it does not lag.
+	Sink uint32
+}
+
+// MaxElapsed is the longest time that a report can tell of.
+const MaxElapsed = (1<<32 - 1) * time.Microsecond
+
+// AppendBinary appends the body.
+func (r *Report) AppendBinary(b []byte) ([]byte, error) {
+	if r.First > r.Last || r.Last > MaxCounter || min(r.Elapsed, r.Age) < 0 || max(r.Elapsed, r.Age) > MaxElapsed {
+		return b, fmt.Errorf("protocol: report of %d to %d, %v, %v", r.First, r.Last, r.Elapsed, r.Age)
+	}
+	b = binary.BigEndian.AppendUint64(b, r.Receiver)
+	b = append48(append48(b, r.First), r.Last)
+	b = binary.BigEndian.AppendUint32(b, r.Received)
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Elapsed/time.Microsecond))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.Age/time.Microsecond))
+	return binary.BigEndian.AppendUint32(b, r.Sink), nil
+}
+
+// ParseReport reads the body.
+func ParseReport(body []byte) (Report, error) {
+	if len(body) != reportBody {
+		return Report{}, fmt.Errorf("protocol: report of %d bytes: %w", len(body), ErrMalformed)
+	}
+	r := Report{
+		Receiver: binary.BigEndian.Uint64(body),
+		First:    uint48(body[8:]),
+		Last:     uint48(body[14:]),
+		Received: binary.BigEndian.Uint32(body[20:]),
+		Elapsed:  time.Duration(binary.BigEndian.Uint32(body[24:])) * time.Microsecond,
+		Age:      time.Duration(binary.BigEndian.Uint32(body[28:])) * time.Microsecond,
+		Sink:     binary.BigEndian.Uint32(body[32:]),
+	}
+	if r.First > r.Last {
+		return Report{}, fmt.Errorf("protocol: report of %d to %d: %w", r.First, r.Last, ErrMalformed)
+	}
+	return r, nil
+}
+
+// Straggler names receivers that are too slow for the group and are to leave
+// it (Straggler): 8 bytes each.
+type Straggler struct{ Receivers []uint64 }
+
+// AppendBinary appends the body.
+func (s *Straggler) AppendBinary(b []byte) ([]byte, error) {
+	for _, r := range s.Receivers {
+		b = binary.BigEndian.AppendUint64(b, r)
+	}
+	return b, nil
+}
+
+// ParseStraggler reads the body.
+func ParseStraggler(body []byte) (Straggler, error) {
+	if len(body) == 0 || len(body)%8 != 0 {
+		return Straggler{}, fmt.Errorf("protocol: straggler message of %d bytes: %w", len(body), ErrMalformed)
+	}
+	var s Straggler
+	for ; len(body) > 0; body = body[8:] {
+		s.Receivers = append(s.Receivers, binary.BigEndian.Uint64(body))
+	}
+	return s, nil
 }

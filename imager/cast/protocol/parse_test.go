@@ -59,18 +59,23 @@ func TestRefused(t *testing.T) {
 		kind protocol.Type
 		body []byte
 	}{
-		"data without payload":         {protocol.TypeData, make([]byte, 12)},
-		"data of length 0":             {protocol.TypeData, make([]byte, 13)},
-		"data of a chunk too long":     {protocol.TypeData, []byte{0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 9}},
-		"data of no image's chunk":     {protocol.TypeData, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9}},
-		"short announcement":           {protocol.TypeAnnounce, make([]byte, 11)},
-		"announcement with half entry": {protocol.TypeAnnounce, make([]byte, 16)},
-		"entry of no chunks":           {protocol.TypeAnnounce, make([]byte, 20)},
-		"short request":                {protocol.TypeRequest, make([]byte, 15)},
-		"request with half entry":      {protocol.TypeRequest, make([]byte, 17)},
-		"entry beyond the last chunk":  {protocol.TypeUnavailable, []byte{0, 0xff, 0xff, 0xff, 0, 2, 0, 0}},
-		"entry that wraps":             {protocol.TypeUnavailable, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0}},
-		"unassigned type":              {5, make([]byte, 100)},
+		"data without payload":          {protocol.TypeData, make([]byte, 12)},
+		"data of length 0":              {protocol.TypeData, make([]byte, 13)},
+		"data of a chunk too long":      {protocol.TypeData, []byte{0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 9}},
+		"data of no image's chunk":      {protocol.TypeData, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9}},
+		"short announcement":            {protocol.TypeAnnounce, make([]byte, 11)},
+		"announcement with half entry":  {protocol.TypeAnnounce, make([]byte, 16)},
+		"entry of no chunks":            {protocol.TypeAnnounce, make([]byte, 20)},
+		"short request":                 {protocol.TypeRequest, make([]byte, 15)},
+		"request with half entry":       {protocol.TypeRequest, make([]byte, 17)},
+		"entry beyond the last chunk":   {protocol.TypeUnavailable, []byte{0, 0xff, 0xff, 0xff, 0, 2, 0, 0}},
+		"entry that wraps":              {protocol.TypeUnavailable, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0}},
+		"empty straggler message":       {protocol.TypeStraggler, nil},
+		"half a straggler":              {protocol.TypeStraggler, make([]byte, 12)},
+		"short report":                  {protocol.TypeReport, make([]byte, 35)},
+		"long report":                   {protocol.TypeReport, make([]byte, 37)},
+		"report that ends at its start": {protocol.TypeReport, append(make([]byte, 13), append([]byte{9}, make([]byte, 22)...)...)},
+		"unassigned type":               {7, make([]byte, 100)},
 	} {
 		if _, err := parse(protocol.Header{Type: c.kind}, c.body); !errors.Is(err, protocol.ErrMalformed) {
 			t.Errorf("%s: error %v", name, err)

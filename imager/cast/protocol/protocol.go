@@ -51,13 +51,14 @@ const (
 	dataBody     = 12
 	announceBody = 12
 	requestBody  = 16
+	reportBody   = 36
 	entrySize    = 8
 )
 
 // Type says what a packet's body is.
 type Type uint8
 
-// The types. Numbers are never reused; 0 and 5 to 15 are unassigned.
+// The types. Numbers are never reused; 0 and 7 to 15 are unassigned.
 const (
 	// TypeData carries one symbol of a chunk (Data).
 	TypeData Type = 1
@@ -67,6 +68,10 @@ const (
 	TypeRequest Type = 3
 	// TypeUnavailable names chunks the sender cannot read (Unavailable).
 	TypeUnavailable Type = 4
+	// TypeStraggler names receivers that are to leave the channel (Straggler).
+	TypeStraggler Type = 5
+	// TypeReport tells the sender how its packets arrive (Report).
+	TypeReport Type = 6
 )
 
 // String names the type.
@@ -80,6 +85,10 @@ func (t Type) String() string {
 		return "request"
 	case TypeUnavailable:
 		return "unavailable"
+	case TypeStraggler:
+		return "straggler"
+	case TypeReport:
+		return "report"
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
