@@ -179,13 +179,15 @@ func (l *Log) Close() error {
 
 // Read hands all recorded events to each, oldest first, and, if follow is set,
 // then those that come, without a gap, until ctx ends or each returns an error,
-// which Read returns.
-func (l *Log) Read(ctx context.Context, follow bool, each func(api.Event) error) error {
+// which Read returns. It calls begun first, when nothing that comes can be
+// missed any more.
+func (l *Log) Read(ctx context.Context, follow bool, begun func(), each func(api.Event) error) error {
 	files, news, err := l.begin(follow)
 	if err != nil {
 		return err
 	}
 	defer l.leave(news)
+	begun()
 	for _, f := range files {
 		defer f.Close()
 	}

@@ -26,7 +26,7 @@ func open(t *testing.T, dir string, max int64) *events.Log {
 
 func messages(t *testing.T, l *events.Log) (got []string) {
 	t.Helper()
-	if err := l.Read(t.Context(), false, func(e api.Event) error { got = append(got, e.Message); return nil }); err != nil {
+	if err := l.Read(t.Context(), false, func() {}, func(e api.Event) error { got = append(got, e.Message); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return got
@@ -86,7 +86,7 @@ func TestFollowHasNoGap(t *testing.T) {
 		}
 	}()
 	var got []string
-	err := l.Read(ctx, true, func(e api.Event) error {
+	err := l.Read(ctx, true, func() {}, func(e api.Event) error {
 		got = append(got, e.Message)
 		if e.Message == fmt.Sprint(n-1) {
 			cancel()
@@ -111,7 +111,7 @@ func TestSlowFollowerIsCutOff(t *testing.T) {
 	l := open(t, t.TempDir(), 0)
 	l.Add(api.Event{Type: api.EventServer})
 	flooded := false
-	err := l.Read(t.Context(), true, func(api.Event) error {
+	err := l.Read(t.Context(), true, func() {}, func(api.Event) error {
 		for i := 0; !flooded && i < 5000; i++ { // while we do not read on
 			l.Add(api.Event{Type: api.EventProgress})
 		}
@@ -127,7 +127,7 @@ func TestReaderEndsWithItsError(t *testing.T) {
 	l := open(t, t.TempDir(), 0)
 	l.Add(api.Event{Type: api.EventServer, Message: strings.Repeat("x", 1000)})
 	stop := errors.New("enough")
-	if err := l.Read(t.Context(), false, func(api.Event) error { return stop }); err != stop {
+	if err := l.Read(t.Context(), false, func() {}, func(api.Event) error { return stop }); err != stop {
 		t.Errorf("Read = %v", err)
 	}
 }

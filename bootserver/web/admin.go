@@ -65,11 +65,13 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 	setWriteDeadline(w, answerTime)
-	if following {
-		_ = rc.Flush() // the headers: the follower knows that it is one
+	begun := func() {
+		if following {
+			_ = rc.Flush() // the headers: the follower knows that it is one
+		}
 	}
 	enc := json.NewEncoder(w)
-	err := s.Events.Read(r.Context(), following, func(e api.Event) error {
+	err := s.Events.Read(r.Context(), following, begun, func(e api.Event) error {
 		if only != "" && e.Node != only {
 			return nil
 		}
