@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -96,24 +98,65 @@ type installFlags struct {
 	NoPlan bool   `help:"Write everything without reading the disk first."`
 	Unused string `enum:"leave,discard,zero" default:"leave" help:"What becomes of unused blocks: leave, discard (TRIM) or zero."`
 	Verify bool   `help:"Read everything back at the end and compare."`
+	Grow   bool   `help:"Let the last partition and its ext2/3/4, XFS or Btrfs take the rest of a larger disk."`
 }
 
 func (f installFlags) options(a *app, p *progress) install.Options {
-	return install.Options{NoPlan: f.NoPlan, Verify: f.Verify, Unused: f.Unused, Log: a.log, Progress: p.Install}
+	return install.Options{NoPlan: f.NoPlan, Verify: f.Verify, Unused: f.Unused, Grow: f.Grow, Log: a.log, Progress: p.Install}
 }
 
 func (a *app) done(r api.Result) error {
-	return a.ui.result(r, "%s: %s, %d chunks were in place, %s written, %.1f s",
-		r.Image, size(r.ImageBytes), r.ChunksInPlace, size(r.WrittenBytes), r.Seconds)
+	return a.ui.result(r, "%s: %s, %d chunks were in place, %s written, %.1f s%s",
+		r.Image, size(r.ImageBytes), r.ChunksInPlace, size(r.WrittenBytes), r.Seconds, grown(r.Grown))
+}
+
+// grown tells what has grown and what has not.
+func grown(g *api.Grown) string {
+	if g == nil {
+		return ""
+	}
+	what := "; partition " + strconv.Itoa(g.Partition)
+	if g.Partition == 0 {
+		what = "; " + g.Content
+	}
+	if g.To > g.From {
+		what += fmt.Sprintf(" grown from %s to %s", size(g.From), size(g.To))
+	} else {
+		what += " not grown"
+	}
+	if g.Left != "" {
+		what += ": " + g.Left
+	}
+	return what
 }
 
 type installCmd struct {
 	refArg
 	storeFlag
 	installFlags
+	Partition int  `placeholder:"N" help:"Put only the image's partition N into DISK, which is a partition itself."`
+	Force     bool `help:"With --partition, overwrite a partition table; take sectors that a filesystem was not made for."`
 }
 
-// Run installs an image from a store.
+// openTarget opens what --to names, or creates a file of the size it takes.
+func (c *installCmd) openTarget(img *image.Image) (disk.Device, error) {
+	if c.Partition == 0 {
+		return receive.OpenTarget(c.To, img)
+	}
+	p, err := install.Partition(img.Manifest, c.Partition)
+	if err != nil {
+		return nil, &install.Refused{Device: c.To, Why: err.Error()}
+	}
+	if c.To == "discard" {
+		return disk.Discarder(p.Size, img.Manifest.SectorSize), nil
+	}
+	if _, err := os.Stat(c.To); errors.Is(err, fs.ErrNotExist) {
+		return disk.Create(c.To, p.Size)
+	}
+	return disk.Open(c.To, true)
+}
+
+// Run installs an image, or one partition of it, from a store.
 func (c *installCmd) Run(a *app) (err error) {
 	st, err := c.open(a, false)
 	if err != nil {
@@ -123,7 +166,7 @@ func (c *installCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	dev, err := receive.OpenTarget(c.To, img)
+	dev, err := c.openTarget(img)
 	if err != nil {
 		return err
 	}
@@ -134,7 +177,9 @@ func (c *installCmd) Run(a *app) (err error) {
 	}()
 	p := a.ui.progress("install " + c.Ref)
 	defer p.Stop()
-	job, err := install.New(img, dev, c.options(a, p))
+	opt := c.options(a, p)
+	opt.Partition, opt.Force = c.Partition, c.Force
+	job, err := install.New(img, dev, opt)
 	if err != nil {
 		return err
 	}
@@ -142,7 +187,9 @@ func (c *installCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	if r.EncodedBytes, err = store.EncodedBytes(st, img); err != nil {
+	what := *img
+	what.Layout = job.Layout()
+	if r.EncodedBytes, err = store.EncodedBytes(st, &what); err != nil {
 		return err
 	}
 	return a.done(r)

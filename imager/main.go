@@ -23,7 +23,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	env := Env{Stdout: os.Stdout, Stderr: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd()))}
+	env := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd()))}
 	err := run(ctx, env, os.Args[1:])
 	stop()
 	if err != nil && !errors.As(err, new(helpShown)) {
@@ -34,6 +34,7 @@ func main() {
 
 // Env is what the program has of the world.
 type Env struct {
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// Terminal says that Stderr is one.
 	Terminal bool
@@ -106,6 +107,8 @@ type cli struct {
 	GC      gcCmd      `cmd:"" name:"gc" help:"Free the space of chunks that no image names."`
 	Check   checkCmd   `cmd:"" help:"Check a store."`
 	Verify  verifyCmd  `cmd:"" help:"Compare a disk with an image."`
+	Export  exportCmd  `cmd:"" help:"Write an image to a file."`
+	Import  importCmd  `cmd:"" help:"Make an image of a file."`
 }
 
 // app is what every command gets.

@@ -232,4 +232,22 @@ type Result struct {
 	ChunksInPlace int              `json:"chunks_in_place"`
 	WrittenBytes  int64            `json:"written_bytes"`
 	Seconds       float64          `json:"seconds"`
+	// Grown is nil unless growing was asked for.
+	Grown *Grown `json:"grown,omitempty"`
+}
+
+// Grown tells what became of the image's last partition, or of the filesystem
+// that it is, where it was to take all the room. Sizes are in bytes.
+type Grown struct {
+	// Partition is its number, 0 where there is no partition table.
+	Partition int `json:"partition"`
+	// Content is what the partition holds, as in the manifest.
+	Content string `json:"content,omitempty"`
+	// From is the partition's size in the image, To its size now.
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+	// Filesystem is the filesystem's size now; absent if it was left.
+	Filesystem int64 `json:"filesystem,omitempty"`
+	// Left says why the partition or what is in it stays as it is.
+	Left string `json:"left,omitempty"`
 }

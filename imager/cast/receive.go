@@ -24,13 +24,16 @@ const (
 	// requests off: what it misses may be among what it has not read yet, and
 	// the sender would send that again.
 	catchUp = 200 * time.Millisecond
-	// lull is how long a receiver that has read all there is lets packets
-	// gather before it reads again: waking up for every single one costs more
-	// than the packet. The whole receiveBuffer has room for eight times that at
-	// 1 Gbit/s; a smaller one gets a shorter lull, and where that would be below
-	// minLull the kernel wakes for packets.
-	lull    = 8 * time.Millisecond
-	minLull = time.Millisecond
+	// A receiver that has read all there is lets packets gather before it reads
+	// again: waking up costs more than many of them. It rests for as long as
+	// gathered bytes take to come, from lull on, for which the whole
+	// receiveBuffer has room eight times at 1 Gbit/s, up to longLull. With a
+	// smaller buffer it rests shorter, and where that would be below minLull the
+	// kernel wakes it for packets.
+	gathered = 64 << 10
+	lull     = 8 * time.Millisecond
+	longLull = 20 * time.Millisecond
+	minLull  = time.Millisecond
 	// otherSender is how long packets of another session have to come beside
 	// those of this one until another sender is suspected; a restarted one does
 	// not send beside itself. otherGap is the least time between two log lines.
@@ -101,7 +104,7 @@ type reception struct {
 	wait      sync.WaitGroup
 	packet    []byte // scratch
 
-	lull    time.Duration
+	room    float64   // the socket's buffer over receiveBuffer
 	arrived time.Time // the last packet
 	drops   drops
 	others  time.Time // since when another session's packets come; zero is not
@@ -137,9 +140,7 @@ func (r *reception) open(ctx context.Context, ch api.Channel) error {
 		return err
 	}
 	r.group, r.sender, r.joined, r.ifi = group, sender, ch, ifi
-	if r.lull = lull * time.Duration(group.buffer) / receiveBuffer; r.lull < minLull {
-		r.lull = 0
-	}
+	r.room = float64(group.buffer) / receiveBuffer
 	r.drops.last, r.others = 0, time.Time{}
 	r.cfg.Log.Info("joined channel", "group", ch.Group, "sender", ch.Sender, "interface", ifi.Name)
 	return nil
@@ -192,11 +193,15 @@ func (r *reception) run(ctx context.Context) error {
 
 // rest lets packets gather, until something else is to be done after d.
 func (r *reception) rest(d time.Duration) {
-	if r.lull > 0 {
-		time.Sleep(max(minLull, min(d, r.lull)))
-	} else {
+	if r.room < minLull.Seconds()/lull.Seconds() {
 		r.group.await(max(minLull, min(d, tick)))
+		return
 	}
+	gather := lull
+	if rate := r.machine.rate; rate > 0 {
+		gather = min(max(lull, gathered*8*time.Second/time.Duration(rate)), longLull)
+	}
+	time.Sleep(max(minLull, time.Duration(r.room*float64(gather))))
 }
 
 // take hands the packets in messages to the machine.

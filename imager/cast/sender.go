@@ -22,8 +22,9 @@ const (
 	// burstTime is how much unsent time the pacing keeps: what a timer may be
 	// late.
 	burstTime = 8 * time.Millisecond
-	// batchBytes is an eighth of what the ports of small switches can queue.
-	batchBytes = 32 << 10
+	// batchBytes and batchTime bound what a timer waits for: some packets, which
+	// every queue has room for.
+	batchBytes = 8 << 10
 	batchTime  = 10 * time.Millisecond
 	// repairBurst is how many symbols of repairs go before a fresh chunk must:
 	// as many as a chunk has at most, so that repairs take at most half.

@@ -21,7 +21,7 @@ func benchSource(b *testing.B) *source {
 			disk[r], disk[r+1] = byte(at>>25), byte(r>>18)
 		}
 	}
-	return capture(b, disk, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
+	return captureUsed(b, disk, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
 }
 
 func benchmark(b *testing.B, src *source, dev disk.Device, opt install.Options) {

@@ -79,7 +79,7 @@ func windowOf(e *image.Entry) uint64 { return e.Region / (windowSize / image.Reg
 
 func (c *comparer) compare(buf []byte, from, to int) error {
 	es := c.view.layout.Entries()
-	base := int64(windowOf(&es[from])) * windowSize
+	base := int64(windowOf(&es[from]))*windowSize - c.view.start
 	readErr := c.read(buf, base, from, to)
 	for i := from; i < to; i++ {
 		if c.skip != nil && c.skip(i) {
@@ -112,7 +112,7 @@ func (c *comparer) read(buf []byte, base int64, from, to int) error {
 		return err
 	}
 	for i := from; i < to; i++ {
-		for r := range c.view.layout.Entries()[i].Runs(c.view.layout.DiskSize()) {
+		for r := range c.view.runs(i) {
 			if start < 0 || r.Offset-end > readThrough {
 				if err := flush(); err != nil {
 					return err

@@ -41,7 +41,7 @@ func TestPowerCut(t *testing.T) {
 	mbrDisk := bytes.Clone(other)
 	clear(mbrDisk[512:1024])
 	clear(mbrDisk[cutSize-512:])
-	mbr := capture(t, mbrDisk, image.Manifest{SectorSize: 512, Table: "mbr"}, func(i int) bool { return i%3 == 0 })
+	mbr := captureUsed(t, mbrDisk, image.Manifest{SectorSize: 512, Table: "mbr"}, func(i int) bool { return i%3 == 0 })
 
 	for name, c := range map[string]struct {
 		src   *source
@@ -191,7 +191,7 @@ func TestImageWithDataInTheBackupsPlace(t *testing.T) {
 	b[4<<20-600] = 1
 	tail := func(i int) bool { return i < 9 || i == 4<<20/block-1 }
 	// Made as if it had no GPT, so that nothing is taken for zeros.
-	src := capture(t, b, image.Manifest{SectorSize: 512, Table: "none"}, tail)
+	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, tail)
 	m := &image.Map{Entries: src.Layout.Entries()}
 	man.Partitions = nil
 	src.Image = finishImage(t, m, man, 4<<20)

@@ -25,12 +25,8 @@ const (
 // written last.
 func (j *Job) invalidateHead() error {
 	j.touched.Store(true)
-	if es := j.img.Layout.Entries(); len(es) > 0 && es[0].Region == 0 && j.inPlace(0) {
-		head, err := j.view.imageHead(j.dev)
-		if err != nil {
-			return fmt.Errorf("install: %w", err)
-		}
-		j.head = head
+	if err := j.keepHead(); err != nil {
+		return fmt.Errorf("install: %w", err)
 	}
 	j.log.Info("writing begins: partition table and boot sector are invalidated")
 	if err := j.dropHead(); err != nil {
@@ -40,6 +36,37 @@ func (j *Job) invalidateHead() error {
 		return err
 	}
 	return j.sync()
+}
+
+// keepHead makes room for what the image has in the head and puts in what of it
+// is in place.
+func (j *Job) keepHead() error {
+	for i := range j.view.layout.Entries() {
+		start, _ := j.view.span(i)
+		if start >= j.view.headSize {
+			return nil
+		}
+		if j.head == nil {
+			j.head = disk.Buffer(int(j.view.headSize))
+		}
+		if !j.inPlace(i) {
+			continue
+		}
+		head, err := j.view.imageHead(j.dev)
+		if err != nil {
+			return err
+		}
+		if len(head) > len(j.head) { // the entries of a GPT, which is all in this region
+			j.head = head
+			return nil
+		}
+		for r := range j.view.runs(i) {
+			if r.Offset < int64(len(head)) {
+				copy(j.head[r.Offset:], head[r.Offset:min(r.Offset+int64(r.Len), int64(len(head)))])
+			}
+		}
+	}
+	return nil
 }
 
 // inPlace reports whether region i is in place, after a look if need be.
@@ -57,7 +84,7 @@ func (j *Job) dropHead() error { return j.writeAt(disk.Buffer(int(j.view.headSiz
 // there that is not the image's own data.
 func (j *Job) dropTail() error {
 	last := (j.view.size/j.view.sector - 1) * j.view.sector
-	if last < j.view.headSize {
+	if last < j.view.headSize || j.opt.Partition != 0 {
 		return nil
 	}
 	b := make([]byte, j.view.sector)
@@ -66,7 +93,7 @@ func (j *Job) dropTail() error {
 	} else if string(b[:8]) != "EFI PART" {
 		return nil
 	}
-	if j.view.gpt == nil && j.view.usedEnd() > last && j.inPlace(len(j.img.Layout.Entries())-1) {
+	if j.view.gpt == nil && j.view.usedEnd() > last && j.inPlace(len(j.view.layout.Entries())-1) {
 		return nil
 	}
 	clear(b)
@@ -106,8 +133,8 @@ func (j *Job) finish(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if j.view.gpt != nil {
-		if err := j.writeBackup(); err != nil {
+	if j.view.gpt != nil || j.view.resize() != nil {
+		if err := j.fitHead(); err != nil {
 			return err
 		}
 	}
@@ -117,14 +144,22 @@ func (j *Job) finish(ctx context.Context) error {
 	return j.sync()
 }
 
-// writeBackup fits the GPT held back to this disk and writes its backup.
-func (j *Job) writeBackup() error {
-	f, err := j.view.fit(j.dev, j.head)
+// fitHead fits the table held back to this disk and writes what of it stands
+// elsewhere: the backup of a GPT and, if they have changed, the entries.
+func (j *Job) fitHead() error {
+	t, err := j.view.fitOrStay(j.dev, j.head)
 	if err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
-	copy(j.head, f.Head)
-	if err := j.writeAt(f.Backup, f.BackupAt); err != nil {
+	if n := copy(j.head, t.head); j.view.resize() != nil && n < len(t.head) {
+		if err := j.writeAt(t.head[n:], int64(n)); err != nil {
+			return err
+		}
+	}
+	if t.backup == nil {
+		return nil
+	}
+	if err := j.writeAt(t.backup, t.backupAt); err != nil {
 		return err
 	}
 	return j.sync()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -55,9 +56,9 @@ func (s *source) fetched() int {
 
 func (s *source) encoded(n uint32) []byte { return s.chunks[s.Layout.ID(n)] }
 
-// capture makes an image of the blocks of b that used names, with man filled in
+// captureUsed makes an image of the blocks of b that used names, with man filled in
 // but for size and map. The backup GPT counts as zeros, as in real captures.
-func capture(t testing.TB, b []byte, man image.Manifest, used func(block int) bool) *source {
+func captureUsed(t testing.TB, b []byte, man image.Manifest, used func(block int) bool) *source {
 	t.Helper()
 	size := int64(len(b))
 	content := bytes.Clone(b)
@@ -135,11 +136,17 @@ func plainImage(t testing.TB, size int, used func(int) bool) *source {
 	if used == nil {
 		used = func(i int) bool { return i == 0 || i%3 != 2 }
 	}
-	return capture(t, b, image.Manifest{SectorSize: 512, Table: "none"}, used)
+	return captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, used)
 }
 
 // tool runs a program that judges our work, or skips the test without it.
 func tool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	return toolInput(t, "", name, args...)
+}
+
+// toolInput is tool with something on the program's standard input.
+func toolInput(t testing.TB, input, name string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -151,7 +158,9 @@ func tool(t testing.TB, name string, args ...string) string {
 		}
 		t.Skip(err)
 	}
-	out, err := exec.Command(path, args...).CombinedOutput()
+	cmd := exec.Command(path, args...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
@@ -192,7 +201,7 @@ func gptImage(t testing.TB, size int64) *source {
 		man.Partitions = append(man.Partitions, image.Partition{Number: p.Number, Start: p.Start, Size: p.Size, Content: "unknown"})
 	}
 	lastBlock := int((int64(table.GPT.LastUsableLBA)*512 + 511) / block) // shared with the backup GPT
-	return capture(t, b, man, func(i int) bool {
+	return captureUsed(t, b, man, func(i int) bool {
 		at := int64(i) * block
 		return at < 34*512 || at >= 1<<20 && at < 2<<20 || at >= 2<<20 && i%24 != 4 && i <= lastBlock
 	})

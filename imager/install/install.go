@@ -40,6 +40,19 @@ type Options struct {
 	Verify bool
 	// Unused is Leave, Discard or Zero; empty is Leave.
 	Unused string
+	// Grow makes the image's last partition take the room that the disk has
+	// behind it, and its ext2, ext3, ext4, XFS or Btrfs with it. That is done by
+	// the kernel once the disk is complete and verified, and takes root. What
+	// cannot grow is left and said so (api.Grown); a filesystem that should have
+	// and has not is an *UngrownError.
+	Grow bool
+	// Partition puts only the image's partition with this number on the device,
+	// which is then a partition itself; 0 is the whole image. Of the transports
+	// only FromStore can do that: chunk numbers are those of Job.Layout.
+	Partition int
+	// Force takes a device with a partition table for a single partition, and
+	// one whose sectors a filesystem was not made for.
+	Force bool
 	// Workers is how many cores planning and decoding use; 0 is all.
 	Workers int
 	// Progress is called about five times a second and at the end, never from

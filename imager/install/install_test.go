@@ -213,7 +213,7 @@ func TestRefused(t *testing.T) {
 func TestPartitionsMustFit(t *testing.T) {
 	b := make([]byte, 4<<20)
 	man := image.Manifest{SectorSize: 512, Table: "mbr", Partitions: []image.Partition{{Number: 1, Start: 1 << 20, Size: 3 << 20, Content: "ext4"}}}
-	src := capture(t, b, man, func(i int) bool { return i < 300 })
+	src := captureUsed(t, b, man, func(i int) bool { return i < 300 })
 	_, err := install.New(src.Image, newDisk(3<<20), install.Options{})
 	if refused := (*install.Refused)(nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "partition 1 ends at 4194304") {
 		t.Errorf("error %v", err)
@@ -226,7 +226,7 @@ func TestDuplicateChunks(t *testing.T) {
 	for _, at := range []int{3, 7, 8, 15} {
 		copy(b[at*region:(at+1)*region], b[region:2*region])
 	}
-	src := capture(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
+	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
 	if src.Layout.Chunks() != 12 {
 		t.Fatalf("%d chunks", src.Layout.Chunks())
 	}

@@ -48,8 +48,11 @@ type Job struct {
 	touched    atomic.Bool
 	invalidate func() error
 	// head is what the image has in the disk's head. It is held back until all
-	// else is on the disk. Nil if the image uses no block there.
+	// else is on the disk. Nil if the image uses no block there. Invalidating
+	// makes it.
 	head []byte
+	// grown is what became of Options.Grow.
+	grown *api.Grown
 	// written counts the bytes written to the device.
 	written atomic.Int64
 }
@@ -60,13 +63,14 @@ type worker struct {
 	buf []byte // a region
 }
 
-// New prepares to put img on dev. It reads and writes nothing; what it refuses
-// is a *Refused.
+// New prepares to put img on dev. It writes nothing and, but for the partition
+// table of a device that is to take one partition, reads nothing; what it
+// refuses is a *Refused.
 func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	if err := opt.check(dev); err != nil {
 		return nil, err
 	}
-	v, err := newView(img, dev)
+	v, err := newView(img, dev, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +86,7 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	j := &Job{
 		img: img, dev: dev, opt: opt, view: v,
 		log:     opt.Log.With("dev", dev.Name()),
-		state:   newState(img.Layout, !opt.NoPlan),
+		state:   newState(v.layout, !opt.NoPlan),
 		buffers: make(chan []byte, maxBuffers),
 		workers: make(chan *worker, opt.Workers),
 		queue:   make(chan *write, maxBuffers),
@@ -114,7 +118,7 @@ func (j *Job) Run(ctx context.Context, transport func(ctx context.Context, j *Jo
 	p, inPlace := j.state.snapshot()
 	r := api.Result{
 		Event: "done", Image: "@" + j.img.Digest.String(), ImageBytes: p.Total, Received: p.Received,
-		ChunksInPlace: inPlace, WrittenBytes: j.written.Load(), Seconds: time.Since(start).Seconds(),
+		ChunksInPlace: inPlace, WrittenBytes: j.written.Load(), Seconds: time.Since(start).Seconds(), Grown: j.grown,
 	}
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err() // the cause; what it made fail is of no interest
@@ -140,11 +144,19 @@ func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Jo
 	if err := j.finish(ctx); err != nil {
 		return err
 	}
-	if !j.opt.Verify {
-		return nil
+	if j.opt.Verify {
+		if err := j.readBack(ctx); err != nil {
+			return err
+		}
 	}
-	return j.readBack(ctx)
+	var err error
+	j.grown, err = j.grow(ctx)
+	return err
 }
+
+// Layout numbers the chunks that Deliver and Missing speak of: the image's or,
+// with Options.Partition, those of that partition.
+func (j *Job) Layout() *image.Layout { return j.view.layout }
 
 // collect plans and lets transport work until every chunk is settled.
 func (j *Job) collect(ctx context.Context, transport func(ctx context.Context, j *Job) error) error {
@@ -169,7 +181,7 @@ func (j *Job) collect(ctx context.Context, transport func(ctx context.Context, j
 		return err
 	}
 	if n := j.state.openChunks(); n > 0 {
-		return fmt.Errorf("install: transport ended while %d of %d chunks were missing", n, j.img.Layout.Chunks())
+		return fmt.Errorf("install: transport ended while %d of %d chunks were missing", n, j.view.layout.Chunks())
 	}
 	return nil
 }
@@ -179,7 +191,11 @@ func (j *Job) plan(ctx context.Context) error {
 	c := &comparer{
 		view: j.view, dev: j.dev, skip: j.state.lookedAt,
 		found: func(i int, same bool, err error) error {
-			j.saw(i, same, err)
+			if _, known := j.view.sum(i); known {
+				j.saw(i, same, err)
+			} else {
+				j.state.need(i)
+			}
 			return nil
 		},
 	}
@@ -190,7 +206,7 @@ func (j *Job) plan(ctx context.Context) error {
 // that mends many a disk, and fails where it does not.
 func (j *Job) saw(i int, same bool, err error) {
 	if err != nil {
-		j.log.Warn("cannot compare a region, will write it", "region", j.img.Layout.Entries()[i].Region, "err", err)
+		j.log.Warn("cannot compare a region, will write it", "region", j.view.layout.Entries()[i].Region, "err", err)
 	}
 	j.state.saw(i, same)
 }
@@ -246,7 +262,7 @@ func FromStore(src ChunkSource) func(ctx context.Context, j *Job) error {
 					if !j.Useful(n) {
 						continue
 					}
-					b, err := src.Chunk(ctx, j.img.Layout.ID(n))
+					b, err := src.Chunk(ctx, j.view.layout.ID(n))
 					if err == nil {
 						err = j.Deliver(ctx, n, b, ViaStore)
 					}
@@ -264,7 +280,7 @@ func FromStore(src ChunkSource) func(ctx context.Context, j *Job) error {
 // each calls f once for every chunk that is or becomes missing, in disk order
 // as far as the plan allows, until the job is complete.
 func (j *Job) each(ctx context.Context, f func(n uint32) error) error {
-	asked := newBitset(j.img.Layout.Chunks())
+	asked := newBitset(j.view.layout.Chunks())
 	buf := make([]uint32, 4*maxBuffers) // more than can be asked for and not yet taken
 	var from uint32
 	for {

@@ -54,7 +54,7 @@ func TestBlockDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := capture(t, b, image.Manifest{SectorSize: 4096, Table: "gpt", GPT: table.GPT}, func(i int) bool { return i < 6 || i >= 256 && i%7 != 0 && i <= int(table.GPT.LastUsableLBA) })
+	src := captureUsed(t, b, image.Manifest{SectorSize: 4096, Table: "gpt", GPT: table.GPT}, func(i int) bool { return i < 6 || i >= 256 && i%7 != 0 && i <= int(table.GPT.LastUsableLBA) })
 
 	to := loop(t, 9<<20+4096, "4096")
 	for _, want := range []int{src.Layout.Chunks(), 0} {

@@ -111,6 +111,22 @@ func (s *state) saw(i int, same bool) {
 	}
 }
 
+// need makes the chunk of region i missing: what of it is on the disk can only
+// be told with the chunk at hand.
+func (s *state) need(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := int(s.layout.Number(i))
+	if s.looked.has(i) || s.wanted.has(n) {
+		return
+	}
+	s.wanted.add(n)
+	if !s.taken.has(n) {
+		s.missing++
+		s.signal()
+	}
+}
+
 // take hands chunk n to the caller, who must settle or release it; false if it
 // needs no delivery.
 func (s *state) take(n uint32) bool {

@@ -17,7 +17,7 @@ import (
 // progress may be nil; it is called about five times a second, and of its
 // argument Total, Planned and InPlace are set.
 func Verify(ctx context.Context, img *image.Image, dev disk.Device, progress func(api.Progress)) (*Report, error) {
-	v, err := newView(img, dev)
+	v, err := newView(img, dev, Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -1,48 +1,86 @@
 package install
 
 import (
-	"bytes"
 	"fmt"
+	"iter"
+	"math/bits"
+	"sync"
 
 	"huck/imager/disk"
 	"huck/imager/image"
-	"huck/imager/ptable"
 )
 
-// view is the image as it belongs on one disk: its fitted view.
+// view is the image as it belongs on one device: its fitted view.
 //
-// Only a GPT makes it differ from the image. The head then says where the
-// backup GPT is on this disk, and the backup itself lies over the disk's end.
-// In the image what follows the last partition of a GPT is zeros, and so are
-// the bytes where the captured disk had its backup GPT (FORMAT.md, Geometry).
+// On a disk only the partition table makes it differ from the image. A GPT's
+// head says where the backup GPT is on this disk, and the backup itself lies
+// over the disk's end. In the image what follows the last partition of a GPT is
+// zeros, and so are the bytes where the captured disk had its backup GPT
+// (FORMAT.md, Geometry). A growing partition is longer in the table.
+//
+// Where one partition goes on a device of its own, the view is that partition.
+// All offsets but start and end are the device's own.
 type view struct {
-	layout *image.Layout
-	gpt    *image.GPT // nil without a GPT
-	sector int64      // the image's sector size in bytes
-	size   int64      // the disk's size in bytes
+	layout *image.Layout // the image's or, for a partition, its regions
+	table  string        // the manifest's; "none" for a partition
+	gpt    *image.GPT    // nil without a GPT
+	sector int64         // the image's sector size in bytes
+	size   int64         // the device's size in bytes
 
-	// headSize is the length of the head: the first two sectors, in whole
-	// blocks. It is zeroed first and written last.
+	// start and end are the stretch of the image's disk that belongs on the
+	// device.
+	start, end int64
+	// headSize is the length of the head, without which nothing is found on the
+	// device: the first two sectors, in whole blocks. It is zeroed first and
+	// written last.
 	headSize int64
 	// moved says that the GPT's backup is elsewhere than on the captured disk.
 	moved bool
-	// dataEnd is the disk offset up to which image bytes may stand. From there
-	// on, what stands on the disk is the backup GPT.
+	// dataEnd is the offset up to which image bytes may stand. From there on,
+	// what stands on a disk is the backup GPT.
 	dataEnd int64
+	// growth is what grows; nil if nothing is to.
+	growth *growth
+
+	// parts has the hashes of what belongs on the device of the regions of
+	// which that is only a part, by map entry. They are known once the chunk
+	// has been seen.
+	mu    sync.Mutex
+	parts map[int]image.ID
 }
 
 // newView returns the fitted view of img on dev, or a *Refused if dev cannot
 // hold it.
-func newView(img *image.Image, dev disk.Device) (*view, error) {
+func newView(img *image.Image, dev disk.Device, opt Options) (*view, error) {
 	man := img.Manifest
-	v := &view{layout: img.Layout, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size()}
-	v.headSize = min(max(image.BlockSize, 2*v.sector), v.size)
+	v := &view{layout: img.Layout, table: man.Table, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size(), end: man.DiskSize}
 	v.dataEnd = v.size
-	refuse := func(format string, a ...any) (*view, error) {
-		return nil, &Refused{Device: dev.Name(), Why: fmt.Sprintf(format, a...)}
+	v.headSize = min(max(image.BlockSize, 2*v.sector), v.size)
+	var err error
+	if opt.Partition == 0 {
+		err = v.wholeDisk(man, dev, opt)
+	} else {
+		err = v.onePartition(img, dev, opt)
 	}
-	if s := dev.SectorSize(); s != 0 && s != man.SectorSize && man.Table != "none" {
-		return refuse("its sectors are %d bytes long, those of the image's %s partition table %d", s, man.Table, man.SectorSize)
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// refusal makes the errors that tell why dev is not used.
+func refusal(dev disk.Device) func(format string, a ...any) error {
+	return func(format string, a ...any) error {
+		return &Refused{Device: dev.Name(), Why: fmt.Sprintf(format, a...)}
+	}
+}
+
+// wholeDisk checks that dev can hold all of the image and places what depends
+// on its size.
+func (v *view) wholeDisk(man *image.Manifest, dev disk.Device, opt Options) error {
+	refuse := refusal(dev)
+	if err := checkSectors(man, dev, opt.Force); err != nil {
+		return err
 	}
 	backup := ""
 	if v.gpt != nil {
@@ -63,7 +101,10 @@ func newView(img *image.Image, dev disk.Device) (*view, error) {
 			return refuse("its %d bytes are too few: the image's partition %d ends at %d%s", v.size, p.Number, end, backup)
 		}
 	}
-	return v, nil
+	if opt.Grow {
+		return v.grow(man, dev)
+	}
+	return nil
 }
 
 // placeBackup keeps as many sectors for the backup GPT as the captured disk
@@ -96,20 +137,30 @@ func (v *view) usedEnd() int64 {
 	if len(es) == 0 {
 		return 0
 	}
-	var end int64
-	for r := range es[len(es)-1].Runs(v.layout.DiskSize()) {
-		end = r.Offset + int64(r.Len)
-	}
+	_, end := v.span(len(es) - 1)
 	if g := v.gpt; g != nil && end <= int64(g.AlternateLBA+1)*v.sector {
 		end = min(end, int64(g.LastUsableLBA+1)*v.sector)
 	}
 	return end
 }
 
-// span returns the disk offsets between which region i's used blocks lie.
+// runs yields the stretches of region i that belong on the device. Their At is
+// where they stand in the region's chunk.
+func (v *view) runs(i int) iter.Seq[image.Run] {
+	return func(yield func(image.Run) bool) {
+		for r := range v.layout.Entries()[i].Runs(v.layout.DiskSize()) {
+			from, to := max(r.Offset, v.start), min(r.Offset+int64(r.Len), v.end)
+			if from < to && !yield(image.Run{Offset: from - v.start, At: r.At + int(from-r.Offset), Len: int(to - from)}) {
+				return
+			}
+		}
+	}
+}
+
+// span returns the offsets between which region i's used blocks lie.
 func (v *view) span(i int) (start, end int64) {
 	first := true
-	for r := range v.layout.Entries()[i].Runs(v.layout.DiskSize()) {
+	for r := range v.runs(i) {
 		if first {
 			start, first = r.Offset, false
 		}
@@ -118,12 +169,50 @@ func (v *view) span(i int) (start, end int64) {
 	return start, end
 }
 
-// matches reports whether region i of the disk holds what the fitted view says.
-// b has the disk's bytes from offset base on, all of the region's used blocks
-// among them; matches spoils it.
-func (v *view) matches(i int, b []byte, base int64) bool {
+// partial reports whether only a part of region i belongs on the device.
+func (v *view) partial(i int) bool {
 	e := &v.layout.Entries()[i]
-	if e.Region == 0 && v.moved {
+	from := int64(e.Region)*image.RegionSize + int64(bits.TrailingZeros64(e.Used))*image.BlockSize
+	to := int64(e.Region)*image.RegionSize + int64(64-bits.LeadingZeros64(e.Used))*image.BlockSize
+	return from < v.start || min(to, v.layout.DiskSize()) > v.end
+}
+
+// learn takes note of the chunk of a partial region i: its ID tells nothing of
+// the part that belongs on the device.
+func (v *view) learn(i int, chunk []byte) {
+	var part []byte
+	for r := range v.runs(i) {
+		part = append(part, chunk[r.At:][:r.Len]...)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.parts == nil {
+		v.parts = make(map[int]image.ID)
+	}
+	v.parts[i] = image.Sum(part)
+}
+
+// sum returns the hash of what belongs on the device of region i; false if that
+// is not known yet.
+func (v *view) sum(i int) (image.ID, bool) {
+	if !v.partial(i) {
+		return v.layout.Entries()[i].ID, true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	id, known := v.parts[i]
+	return id, known
+}
+
+// matches reports whether region i of the device holds what the fitted view
+// says. b has the device's bytes from offset base on, all of the region's used
+// blocks among them; matches spoils it.
+func (v *view) matches(i int, b []byte, base int64) bool {
+	want, known := v.sum(i)
+	if !known {
+		return false
+	}
+	if v.layout.Entries()[i].Region == 0 && v.fitted() {
 		head, err := v.unfit(b)
 		if err != nil {
 			return false
@@ -131,7 +220,7 @@ func (v *view) matches(i int, b []byte, base int64) bool {
 		copy(b, head)
 	}
 	start, at := int64(-1), 0
-	for r := range e.Runs(v.layout.DiskSize()) {
+	for r := range v.runs(i) {
 		if start < 0 {
 			start = r.Offset - base
 		}
@@ -142,85 +231,10 @@ func (v *view) matches(i int, b []byte, base int64) bool {
 		}
 		at += copy(b[start+int64(at):], run)
 	}
-	return image.Sum(b[start:start+int64(at)]) == e.ID
+	return image.Sum(b[start:start+int64(at)]) == want
 }
 
-// unfit turns the first two sectors of the disk, at the beginning of b, into
-// the image's.
-func (v *view) unfit(b []byte) ([]byte, error) {
-	return ptable.Unfit(b[:2*v.sector], int(v.sector), v.size, *v.gpt)
-}
-
-// imageHead reads the head from a disk where it is in place and returns it as
-// it is in the image.
-func (v *view) imageHead(dev disk.Device) ([]byte, error) {
-	b := disk.Buffer(int(v.headSize))
-	if _, err := dev.ReadAt(b, 0); err != nil {
-		return nil, err
-	}
-	if v.moved {
-		head, err := v.unfit(b)
-		if err != nil {
-			return nil, err
-		}
-		copy(b, head)
-	}
-	return b, nil
-}
-
-// fit makes the GPT of this disk from the image's head and the partition
-// entries on the disk, which must be in place.
-func (v *view) fit(dev disk.Device, head []byte) (*ptable.Fitted, error) {
-	n, err := ptable.HeadSize(head, int(v.sector))
-	if err != nil {
-		return nil, err
-	}
-	if n > v.dataEnd {
-		return nil, fmt.Errorf("install: the image's GPT ends at %d, its backup on %s begins at %d", n, dev.Name(), v.dataEnd)
-	}
-	b := make([]byte, n)
-	if _, err := dev.ReadAt(b, 0); err != nil {
-		return nil, err
-	}
-	copy(b, head)
-	f, err := ptable.Fit(b, int(v.sector), v.size)
-	if err != nil {
-		return nil, err
-	}
-	if f.BackupAt < v.dataEnd {
-		return nil, fmt.Errorf("install: the image's GPT leaves %d bytes for its backup, which takes %d", v.size-v.dataEnd, len(f.Backup))
-	}
-	return f, nil
-}
-
-// firstSectors returns the length of what makes the disk bootable: boot sector
-// and, with a GPT, its header.
-func (v *view) firstSectors() int64 {
-	if v.gpt != nil {
-		return 2 * v.sector
-	}
-	return min(v.sector, v.headSize)
-}
-
-// backupInPlace reports whether the backup GPT is the one that goes with the
-// head on the disk, which must be in place.
-func (v *view) backupInPlace(dev disk.Device) (bool, error) {
-	head, err := v.imageHead(dev)
-	if err != nil {
-		return false, err
-	}
-	f, err := v.fit(dev, head)
-	if err != nil {
-		return false, err
-	}
-	b := make([]byte, len(f.Backup))
-	if _, err := dev.ReadAt(b, f.BackupAt); err != nil {
-		return false, err
-	}
-	return bytes.Equal(b, f.Backup), nil
-}
-
-// unused calls f for every stretch of the disk that the fitted view does not
+// unused calls f for every stretch of the device that the fitted view does not
 // speak of, until f fails.
 func (v *view) unused(f func(off, n int64) error) error {
 	at := v.headSize
@@ -231,7 +245,7 @@ func (v *view) unused(f func(off, n int64) error) error {
 		return f(at, end-at)
 	}
 	for i := range v.layout.Entries() {
-		for r := range v.layout.Entries()[i].Runs(v.layout.DiskSize()) {
+		for r := range v.runs(i) {
 			if err := gap(min(r.Offset, v.dataEnd)); err != nil {
 				return err
 			}

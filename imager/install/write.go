@@ -43,8 +43,8 @@ type segment struct {
 // Decoding happens on the caller's goroutine: several callers use several
 // cores, up to Options.Workers.
 func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string) error {
-	if int64(n) >= int64(j.img.Layout.Chunks()) {
-		return fmt.Errorf("install: chunk %d delivered of an image of %d", n, j.img.Layout.Chunks())
+	if int64(n) >= int64(j.view.layout.Chunks()) {
+		return fmt.Errorf("install: chunk %d delivered of an image of %d", n, j.view.layout.Chunks())
 	}
 	if !j.state.take(n) {
 		return nil
@@ -95,7 +95,7 @@ func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string)
 	if buf == nil {
 		buf = disk.Buffer(image.RegionSize)
 	}
-	chunk, err := w.dec.Decode(buf, encoded, j.img.Layout.ID(n), j.img.Layout.Size(n))
+	chunk, err := w.dec.Decode(buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
 	if err != nil {
 		return nil, err
 	}
@@ -114,8 +114,11 @@ func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string)
 // disk's head is put aside instead.
 func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte) ([]segment, error) {
 	var segs []segment
-	l := j.img.Layout
+	l := j.view.layout
 	for i := range l.Places(n) {
+		if j.view.partial(i) {
+			j.view.learn(i, chunk)
+		}
 		if !j.state.lookedAt(i) {
 			if err := ctx.Err(); err != nil {
 				return nil, err
@@ -129,7 +132,7 @@ func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte) ([]
 		if err := j.invalidate(); err != nil {
 			return nil, err
 		}
-		for r := range l.Entries()[i].Runs(l.DiskSize()) {
+		for r := range j.view.runs(i) {
 			s := segment{r.Offset, chunk[r.At:][:r.Len]}
 			if err := j.checkTail(s); err != nil {
 				return nil, err
@@ -160,9 +163,6 @@ func (j *Job) checkTail(s segment) error {
 func (j *Job) holdBack(s segment) segment {
 	if s.off >= j.view.headSize {
 		return s
-	}
-	if j.head == nil {
-		j.head = disk.Buffer(int(j.view.headSize))
 	}
 	n := copy(j.head[s.off:], s.data)
 	return segment{s.off + int64(n), s.data[n:]}

@@ -9,9 +9,8 @@ import (
 	"huck/imager/image"
 )
 
-// Fitted is a GPT made to fit a disk of another size. Together with the
-// primary entries, which stay as they are, it is all that differs from the
-// image.
+// Fitted is a GPT made to fit a disk of another size. The primary entries stay
+// as they are; to change them, too, see Resize.
 type Fitted struct {
 	// Head is the disk's first two sectors: the protective MBR and the primary
 	// header.

@@ -46,6 +46,7 @@ const (
 	alternateLBAAt = 32
 	lastUsableAt   = 48
 	entriesLBAAt   = 72
+	entriesCRCAt   = 88
 )
 
 func (h Header) uint32(at int) uint32 { return binary.LittleEndian.Uint32(h[at:]) }
@@ -53,9 +54,11 @@ func (h Header) uint64(at int) uint64 { return binary.LittleEndian.Uint64(h[at:]
 
 func (h Header) setUint64(at int, v uint64) { binary.LittleEndian.PutUint64(h[at:], v) }
 
+func (h Header) setEntriesCRC(v uint32) { binary.LittleEndian.PutUint32(h[entriesCRCAt:], v) }
+
 func (h Header) size() int          { return int(h.uint32(12)) }
 func (h Header) crc() uint32        { return h.uint32(headerCRCAt) }
-func (h Header) entriesCRC() uint32 { return h.uint32(88) }
+func (h Header) entriesCRC() uint32 { return h.uint32(entriesCRCAt) }
 
 // MyLBA is the sector this header stands in.
 func (h Header) MyLBA() uint64 { return h.uint64(myLBAAt) }
@@ -198,6 +201,7 @@ func (e entry) typeGUID() string { return guid(e[:16]) }
 func (e entry) guid() string     { return guid(e[16:32]) }
 func (e entry) first() uint64    { return binary.LittleEndian.Uint64(e[32:]) }
 func (e entry) last() uint64     { return binary.LittleEndian.Uint64(e[40:]) }
+func (e entry) setLast(v uint64) { binary.LittleEndian.PutUint64(e[40:], v) }
 
 // name decodes the UTF-16 name up to its first NUL.
 func (e entry) name() string {

@@ -1,0 +1,94 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"huck/imager/capture"
+	"huck/imager/disk"
+)
+
+// Import makes an image of a file: a .huck file, a raw disk, or a qcow2, VMDK,
+// VHD or VHDX, which it tells by their content. A disk is captured, so that
+// only its used blocks are taken, and Refused by capture where that is. A
+// block device is a raw disk. As with Read, on any error no tag is made.
+func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result, error) {
+	if err := cfg.check(); err != nil {
+		return capture.Result{}, err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return capture.Result{}, fmt.Errorf("archive: import: %w", err)
+	}
+	defer f.Close() // opened for reading
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return capture.Result{}, fmt.Errorf("archive: import: %w", err)
+	case st.IsDir():
+		return capture.Result{}, &Refused{Device: file, Why: "it is a folder"}
+	case st.Mode().Type() == os.ModeDevice:
+		return cfg.capture(ctx, file, file)
+	case !st.Mode().IsRegular():
+		return Read(ctx, file, f, cfg) // a pipe
+	}
+	kind, err := detect(file, f, st.Size())
+	if err != nil {
+		return capture.Result{}, err
+	}
+	switch kind {
+	case formatHuck:
+		return Read(ctx, file, f, cfg)
+	case formatRaw:
+		return cfg.capture(ctx, file, file)
+	}
+	if err := checkAlone(file, kind, f, st.Size()); err != nil {
+		return capture.Result{}, err
+	}
+	return cfg.foreign(ctx, kind, file)
+}
+
+// foreign captures a disk in a virtual machine's format by way of a raw one.
+func (c ImportConfig) foreign(ctx context.Context, kind format, file string) (capture.Result, error) {
+	tool, err := findQemuImg("import of " + file)
+	if err != nil {
+		return capture.Result{}, err
+	}
+	dir, err := os.MkdirTemp(c.TempDir, "huck-import-*")
+	if err != nil {
+		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
+	}
+	defer os.RemoveAll(dir) // a copy; nothing is lost with it
+	raw, rawErr := filepath.Abs(filepath.Join(dir, "disk"))
+	source, sourceErr := filepath.Abs(file)
+	if err := errors.Join(rawErr, sourceErr); err != nil {
+		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
+	}
+	if err := tool.unpack(ctx, kind, source, raw); err != nil {
+		return capture.Result{}, fmt.Errorf("archive: import %s, by way of %s: %w", file, dir, interrupted(ctx, err))
+	}
+	return c.capture(ctx, raw, file)
+}
+
+// capture captures the raw disk at path; messages call it name.
+func (c ImportConfig) capture(ctx context.Context, path, name string) (capture.Result, error) {
+	dev, err := disk.Open(path, false)
+	if err != nil {
+		return capture.Result{}, err
+	}
+	defer dev.Close() // opened for reading
+	return capture.Run(ctx, capture.Config{Device: named{dev, name}, Store: c.Store, Name: c.Name,
+		Workers: c.Workers, Progress: c.Progress, Log: c.Log})
+}
+
+// named is a device that messages call by another name.
+type named struct {
+	disk.Device
+	name string
+}
+
+// Name implements disk.Device.
+func (n named) Name() string { return n.name }

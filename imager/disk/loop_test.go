@@ -1,0 +1,94 @@
+package disk_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"huck/imager/disk"
+)
+
+// TestAttach makes a block device of the middle of a file and of a block
+// device, while that is open for writing.
+func TestAttach(t *testing.T) {
+	const off, n = 1<<20 + 512, 2<<20 + 1024
+	dev, _ := loop(t, 8<<20)
+	file := filepath.Join(t.TempDir(), "disk")
+	ok(t, os.WriteFile(file, make([]byte, 8<<20), 0o600))
+	for _, path := range []string{file, dev} {
+		d := must[disk.Device](t)(disk.Open(path, true))
+		before := bytes.Repeat([]byte{5}, 4096)
+		_, err := d.WriteAt(before, off)
+		ok(t, err)
+		l := must[*disk.Loop](t)(d.(disk.Attacher).Attach(off, n, 512))
+		at := must[disk.Device](t)(disk.Open(l.Path(), true)) // nobody is in the way
+		if at.Size() != n || at.SectorSize() != 512 {
+			t.Errorf("%d bytes, sectors of %d", at.Size(), at.SectorSize())
+		}
+		got := make([]byte, 4096)
+		_, err = at.ReadAt(got, 0)
+		ok(t, err)
+		if !bytes.Equal(got, before) {
+			t.Error("what was written to the device is not there")
+		}
+		after := bytes.Repeat([]byte{6}, 512)
+		_, err = at.WriteAt(after, n-512)
+		ok(t, err)
+		ok(t, at.Close())
+		ok(t, l.Close())
+		ok(t, d.Sync())
+		_, err = d.ReadAt(got[:512], off+n-512)
+		ok(t, err)
+		if !bytes.Equal(got[:512], after) {
+			t.Error("what was written to the attached device has not reached the device")
+		}
+		if _, err := os.Stat(filepath.Join("/sys/block", filepath.Base(l.Path()), "loop")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", l.Path(), err)
+		}
+		if _, err := d.(disk.Attacher).Attach(off, 8<<20, 512); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("attached past the end: %v", err)
+		}
+		ok(t, d.Close())
+	}
+}
+
+// TestWriteErrors: a disk that takes no more says so with the offset where the
+// page cache is not used, and at the latest when synced where it is.
+func TestWriteErrors(t *testing.T) {
+	dir := t.TempDir()
+	run(t, "mount", "-t", "tmpfs", "-o", "size=3M", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, unix.Unmount(dir, 0)) })
+	file := filepath.Join(dir, "file")
+	ok(t, os.WriteFile(file, nil, 0o600))
+	ok(t, os.Truncate(file, 8<<20))
+	dev := run(t, "losetup", "-f", "--show", file)
+	t.Cleanup(func() { run(t, "losetup", "-d", dev) })
+
+	d := must[disk.Device](t)(disk.Open(dev, true))
+	defer d.Close() // it fails, as all else
+	buf := disk.Buffer(1 << 20)
+	for i := range buf {
+		buf[i] = 1
+	}
+	var err error
+	at := int64(0)
+	for ; at < 8<<20 && err == nil; at += 1 << 20 {
+		_, err = d.WriteAt(buf, at)
+	}
+	// The kernel tells what it has written: the error may be anywhere in the last.
+	if err == nil || at > 4<<20 || !strings.Contains(err.Error(), "write "+dev+" at ") {
+		t.Errorf("past the page cache, at %d: %v", at, err)
+	}
+	_, err = d.WriteAt(buf[:1<<20-512], 5<<20+512) // goes to the page cache
+	ok(t, err)
+	if err := d.Sync(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("sync %s", dev)) {
+		t.Errorf("late: %v", err)
+	}
+}

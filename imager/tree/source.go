@@ -1,0 +1,110 @@
+package tree
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// source is a tree as mkfs.ext4 takes it.
+type source struct {
+	// dir is an absolute path.
+	dir string
+	// script is what debugfs is to do once the filesystem is made.
+	script []string
+}
+
+func (s *source) later(commands ...string) { s.script = append(s.script, commands...) }
+
+// quote makes one word of a path for debugfs.
+func quote(p string) string { return `"` + p + `"` }
+
+// open opens the tree: a folder as it is, an archive or OCI layout unpacked.
+func (m *maker) open(ctx context.Context) (*source, error) {
+	st, err := os.Stat(m.cfg.Tree)
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return m.unpack(func(u *unpacking) error { return m.archive(ctx, u) })
+	}
+	if _, err := os.Stat(filepath.Join(m.cfg.Tree, "oci-layout")); err == nil {
+		return m.unpack(func(u *unpacking) error { return m.layers(ctx, u) })
+	}
+	dir, err := filepath.Abs(m.cfg.Tree)
+	if err != nil {
+		return nil, err
+	}
+	s := &source{dir: dir}
+	s.later(fmt.Sprintf("set_inode_field / mode 0%o", modeDir|st.Mode().Perm()))
+	return s, nil
+}
+
+// unpack unpacks what fill takes from archives. Owners, modes, device nodes
+// and extended attributes are set in the finished filesystem, so that it needs
+// no rights and is the same for whoever does it.
+func (m *maker) unpack(fill func(u *unpacking) error) (*source, error) {
+	s := &source{dir: filepath.Join(m.work, "root")}
+	if err := os.Mkdir(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	real, err := filepath.EvalSymlinks(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(real)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	u := &unpacking{root: root, work: m.work, inodes: map[string]inode{"": {mode: modeDir | 0o755}}}
+	if err := fill(u); err != nil {
+		return nil, err
+	}
+	return s, u.finish(s)
+}
+
+// archive unpacks the tree from a tar archive.
+func (m *maker) archive(ctx context.Context, u *unpacking) error {
+	f, err := os.Open(m.cfg.Tree)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // opened for reading
+	r, done, err := decompress(m.cfg.Tree, f)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return u.all(ctx, r)
+}
+
+// decompress unwraps an archive by its content.
+func decompress(name string, f io.Reader) (r io.Reader, done func(), err error) {
+	b := bufio.NewReaderSize(f, mib)
+	head, _ := b.Peek(262) // what is not there does not match; reading will tell
+	refuse := func(why string) (io.Reader, func(), error) { return nil, nil, &Refused{Device: name, Why: why} }
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		z, err := gzip.NewReader(b)
+		return z, func() {}, err
+	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
+		z, err := zstd.NewReader(b, zstd.WithDecoderMaxMemory(1<<30))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
+		return refuse("it is compressed by xz, which this version does not read: unpack it with xz -d")
+	case len(head) == 262 && string(head[257:]) == "ustar":
+		return b, func() {}, nil
+	}
+	return refuse("it is neither a folder nor a tar archive, plain or by gzip or zstd")
+}
