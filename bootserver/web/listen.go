@@ -43,7 +43,7 @@ func Listen(ctx context.Context, addr string, h http.Handler, log *slog.Logger) 
 	}
 	return &Server{&limited{Listener: ln, log: log, peers: map[netip.Addr]int{}}, &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), // out of descriptors, a panic
 	}}, nil
 }
 

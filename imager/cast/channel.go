@@ -223,14 +223,15 @@ const (
 )
 
 // send sends a burst. What the host cannot send now is lost like any packet on
-// the way; the sender pauses. If the host makes the burst wait, its own link
-// is slower than the channel's rate.
+// the way; the sender pauses. If the host makes the burst wait for others to
+// leave, and not only for a processor, its own link is slower than the
+// channel's rate.
 func (c *Channel) send(out *burst) {
 	start := time.Now()
 	refused, err := c.server.conn.send(out, c.stats.Rate)
 	now := time.Now()
 	if refused == 0 {
-		if now.Sub(start) > burstTime {
+		if now.Sub(start) > burstTime && c.server.conn.backlogged() {
 			c.sender.pace.HostLimited(now)
 		}
 		return

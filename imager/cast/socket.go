@@ -62,6 +62,23 @@ func (c *conn) readBatch(ms []message) (int, error) {
 	return c.v6.ReadBatch(ms, 0)
 }
 
+// backlogged reports whether packets that were sent are waiting for the host's
+// link: a third of the send buffer, since a sender who waited for room is woken
+// when half of it is free.
+func (c *conn) backlogged() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	full := false
+	err = raw.Control(func(fd uintptr) {
+		size, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+		waiting, werr := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		full = err == nil && werr == nil && waiting >= size/3
+	})
+	return err == nil && full
+}
+
 // writeBatch sends the first packets of ms and returns how many.
 func (c *conn) writeBatch(ms []message) (int, error) {
 	if c.v4 != nil {
