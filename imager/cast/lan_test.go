@@ -483,7 +483,7 @@ func TestRealSending(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 40, region, region)
-	s, _ := l.run(0, cast.ServerConfig{Addr: netip.MustParseAddrPort("10.9.0.1:0")})
+	s, _ := l.run(0, cast.ServerConfig{Addr: netip.MustParseAddrPort("10.9.0.1:0"), Rate: 80e6})
 	ch := l.open(s, "239.9.9.28:9100", img, 50e6)
 	l.open(s, "239.9.9.29:9100", img, 50e6)
 	if got := s.Sending(); got != 0 {

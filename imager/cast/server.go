@@ -167,7 +167,10 @@ func (s *Server) Sending() int64 {
 			sum += st.Rate
 		}
 	}
-	return atMost(sum, s.cfg.Rate)
+	if s.cfg.Rate > 0 {
+		sum = min(sum, s.cfg.Rate)
+	}
+	return sum
 }
 
 // renew looks the interface up again: one that was taken out and put back has

@@ -111,7 +111,9 @@ func (s *Site) StartServer(ctx context.Context, rate string) error {
 	server, err := proc.Start(proc.Command{
 		Netns: s.Network.Netns, Log: logFile("out"), LogErr: logFile("log"),
 		Args: []string{s.Programs.Bootserver, "serve", "--interface", lab.Interface, "--data", s.Path("data"),
-			"--dhcp", "authoritative", "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--append", vm.KernelArgs, "--rate", rate, "--json"},
+			"--dhcp", "authoritative", "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--append", vm.KernelArgs, "--rate", rate, "--json",
+			// Emulated machines on two cores stall one another; none of them is to be left behind for that.
+			"--floor", "0"},
 	})
 	if err != nil {
 		return fmt.Errorf("site: boot server: %w", err)
