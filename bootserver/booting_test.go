@@ -70,30 +70,44 @@ func TestBootingExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := dhcp.NewResponder(t.Context(), dhcp.Config{Server: own.Addr(), Subnet: own, Pool: pool, ServerURL: server.String(), BootFile: s.bootFile}, noStore{})
+	tell := dhcp.BootConfig{Server: own.Addr(), ServerURL: server.String(), BootFile: s.bootFile}
+	r, err := dhcp.NewResponder(t.Context(), dhcp.Config{BootConfig: tell, Subnet: own, Pool: pool}, noStore{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	requests, replies := blocks(t, "dhcp-request"), blocks(t, "dhcp-reply")
+	p, err := dhcp.NewProxy(tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers(t, "dhcp", r.Handle)
+	answers(t, "proxy", p.Handle)
+	answers(t, "boot", p.HandleBoot)
+	if got, want := boot.Script(server, ""), blocks(t, "ipxe")[0]; got != want {
+		t.Errorf("the script is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// answers compares what handle makes of each block WORD-request with the block
+// WORD-reply.
+func answers(t *testing.T, word string, handle dhcp.Handler) {
+	t.Helper()
+	requests, replies := blocks(t, word+"-request"), blocks(t, word+"-reply")
 	if len(requests) != len(replies) {
-		t.Fatalf("%d requests, %d replies", len(requests), len(replies))
+		t.Fatalf("%s: %d requests, %d replies", word, len(requests), len(replies))
 	}
 	for i := range requests {
 		req, err := dhcpv4.FromBytes(frame(t, requests[i]))
 		if err != nil {
-			t.Fatalf("request %d: %v", i, err)
+			t.Fatalf("%s request %d: %v", word, i, err)
 		}
-		reply, err := r.Handle(t.Context(), req, time.Unix(1e9, 0))
+		reply, err := handle(t.Context(), req, time.Unix(1e9, 0))
 		if err != nil {
-			t.Fatalf("request %d: %v", i, err)
+			t.Fatalf("%s request %d: %v", word, i, err)
 		}
 		want := frame(t, replies[i])
-		if got := reply.ToBytes(); string(got[:len(want)]) != string(want) || strings.Trim(string(got[len(want):]), "\x00") != "" {
-			t.Errorf("reply %d is\n% x\nwant\n% x", i, got, want)
+		if got := reply.ToBytes(); len(got) < len(want) || string(got[:len(want)]) != string(want) || strings.Trim(string(got[len(want):]), "\x00") != "" {
+			t.Errorf("%s reply %d is\n% x\nwant\n% x", word, i, got, want)
 		}
-	}
-	if got, want := boot.Script(server, ""), blocks(t, "ipxe")[0]; got != want {
-		t.Errorf("the script is\n%s\nwant\n%s", got, want)
 	}
 }
 

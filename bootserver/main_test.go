@@ -93,7 +93,7 @@ func (r *running) stopIn(t *testing.T, limit time.Duration) {
 func netboot(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinuz", "initramfs.cpio.zst", "undionly.kpxe"} {
+	for _, name := range []string{"vmlinuz", "initramfs.cpio.zst", "undionly.kpxe", "huck.efi"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("content of "+name), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestCommands(t *testing.T) {
 		{"nodes --server http://127.0.0.1:1", exitFailed, "boot server"},
 		{"nodes --server nonsense", exitUsage, "--server"},
 		{"serve --interface lo --data /dev/null/x", exitFailed, "data folder"},
-		{"serve --interface lo --data " + data + " --dhcp proxy", exitUsage, "proxy is not offered"},
+		{"serve --interface lo --data " + data + " --dhcp proxy", exitUsage, "loopback"},
 		{"serve --interface lo --data " + data + " --dhcp perhaps", exitUsage, "perhaps"},
 		{"serve --interface lo --data " + data + " --dhcp authoritative", exitUsage, "loopback"},
 		{"serve --interface none --data " + data, exitUsage, "none"},

@@ -37,48 +37,67 @@ func (s *site) boot(mac, step, message string) {
 }
 
 func (s *site) openDHCP() error {
-	if !s.set.authoritative {
+	cfg := dhcp.ServerConfig{Interface: s.set.ifi, Source: s.set.own.Addr(), Answered: s.answered, Log: s.log}
+	tell := dhcp.BootConfig{Server: s.set.own.Addr(), BootFile: s.bootFile, ServerURL: s.url.String()}
+	switch s.set.mode {
+	case dhcpOff:
 		return nil
+	case dhcpProxy:
+		p, err := dhcp.NewProxy(tell)
+		if err != nil {
+			return err
+		}
+		cfg.Handler, cfg.BootServer = p.Handle, p.HandleBoot
+	case dhcpAuthoritative:
+		lease := s.set.dhcp
+		lease.BootConfig = tell
+		s.pool = lease.Pool.String()
+		r, err := dhcp.NewResponder(s.ctx, lease, s.state)
+		if err != nil {
+			return err
+		}
+		cfg.Handler = r.Handle
+		s.tasks = append(s.tasks, task{"ra", ra.New(s.set.ifi, s.log).Run})
 	}
-	cfg := s.set.dhcp
-	cfg.ServerURL = s.url.String()
-	cfg.BootFile = s.bootFile
-	s.pool = cfg.Pool.String()
-	r, err := dhcp.NewResponder(s.ctx, cfg, s.state)
-	if err != nil {
-		return err
-	}
-	server, err := dhcp.Listen(s.ctx, dhcp.ServerConfig{Interface: s.set.ifi, Responder: r, Answered: s.leased, Log: s.log})
+	server, err := dhcp.Listen(s.ctx, cfg)
 	if err != nil {
 		return err
 	}
 	s.closers = append(s.closers, server)
-	s.tasks = append(s.tasks, task{"dhcp", server.Run}, task{"ra", ra.New(s.set.ifi, s.log).Run})
+	s.tasks = append(s.tasks, task{"dhcp", server.Run})
 	return nil
 }
 
 // bootFile is what a machine's firmware is told to load.
 func (s *site) bootFile(c dhcp.Client) dhcp.Boot {
-	if c.IPXE {
+	if c.Firmware == dhcp.IPXE {
 		return dhcp.Boot{File: boot.ScriptURL(s.url, c.MAC.String())}
 	}
-	name := boot.Loader(uint16(c.Arch))
-	if name == "" || len(s.files.Missing(name)) > 0 {
-		s.log.Warn("no boot loader for this machine's firmware", "mac", c.MAC.String(), "arch", c.Arch.String(), "file", name)
+	names := boot.Loaders(uint16(c.Arch))
+	name := s.files.First(names...)
+	if name == "" {
+		s.log.Warn("nothing to boot for this machine's firmware", "mac", c.MAC.String(), "firmware", c.Firmware.String(), "arch", c.Arch.String(), "missing", names)
 		return dhcp.Boot{}
+	}
+	if c.Firmware == dhcp.HTTPBoot {
+		name = s.url.JoinPath(boot.PathBoot, name).String()
 	}
 	return dhcp.Boot{File: name}
 }
 
-func (s *site) leased(_, reply *dhcpv4.DHCPv4) {
-	if reply.MessageType() != dhcpv4.MessageTypeAck {
-		return
+// answered notes what a machine was told: by us, with its lease; as a proxy,
+// with its first answer.
+func (s *site) answered(_, reply *dhcpv4.DHCPv4) {
+	switch {
+	case reply.MessageType() == dhcpv4.MessageTypeAck && !reply.YourIPAddr.IsUnspecified():
+		words := "has " + reply.YourIPAddr.String()
+		if reply.BootFileName != "" {
+			words += ", boots " + reply.BootFileName
+		}
+		s.boot(reply.ClientHWAddr.String(), "dhcp", words)
+	case reply.MessageType() == dhcpv4.MessageTypeOffer && s.set.mode == dhcpProxy:
+		s.boot(reply.ClientHWAddr.String(), "dhcp", "is told to boot "+reply.BootFileName)
 	}
-	words := "has " + reply.YourIPAddr.String()
-	if reply.BootFileName != "" {
-		words += ", boots " + reply.BootFileName
-	}
-	s.boot(reply.ClientHWAddr.String(), "dhcp", words)
 }
 
 // openTFTP is needed where our DHCP names it. Elsewhere somebody else's may,
@@ -88,7 +107,7 @@ func (s *site) openTFTP() error {
 		Served: func(peer net.IP, name string, n int64) {
 			s.events.Add(api.Event{Type: api.EventServer, Step: "tftp", State: api.StepDone, Message: fmt.Sprintf("%v took %s, %d bytes", peer, name, n)})
 		}})
-	if err != nil && !s.set.authoritative {
+	if err != nil && s.set.mode == dhcpOff {
 		s.log.Warn("no TFTP", "err", err)
 		return nil
 	}

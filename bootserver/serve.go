@@ -31,7 +31,7 @@ import (
 type serveCmd struct {
 	Interface string   `required:"" placeholder:"IF" help:"The network interface to serve; no other sees DHCP, TFTP or multicast."`
 	Data      string   `required:"" placeholder:"DIR" help:"Where images and state are kept."`
-	DHCP      string   `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default) or authoritative."`
+	DHCP      string   `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default); proxy: tell machines what to boot beside the network's own DHCP server; authoritative: be that server."`
 	Pool      string   `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
 	Router    string   `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
 	DNS       []string `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
@@ -44,13 +44,22 @@ type serveCmd struct {
 
 // settings are the flags after checking.
 type settings struct {
-	ifi           *net.Interface
-	own           netip.Prefix
-	authoritative bool
-	dhcp          dhcp.Config       // without what depends on the HTTP port
-	cast          cast.ServerConfig // what the flags say
-	level         slog.Level
+	ifi   *net.Interface
+	own   netip.Prefix
+	mode  dhcpMode
+	dhcp  dhcp.Config       // without what depends on the HTTP port
+	cast  cast.ServerConfig // what the flags say
+	level slog.Level
 }
+
+// dhcpMode is a value of --dhcp.
+type dhcpMode string
+
+const (
+	dhcpOff           dhcpMode = "off"
+	dhcpProxy         dhcpMode = "proxy"
+	dhcpAuthoritative dhcpMode = "authoritative"
+)
 
 // Run serves until the context ends.
 func (c *serveCmd) Run(a *app) (err error) {
@@ -111,14 +120,10 @@ func (c *serveCmd) ready(a *app, s *site) error {
 func (c *serveCmd) check() (settings, error) {
 	var s settings
 	usage := func(err error) (settings, error) { return s, usageError{err} }
-	switch c.DHCP {
-	case "off":
-	case "authoritative":
-		s.authoritative = true
-	case "proxy":
-		return usage(errors.New("--dhcp proxy is not offered by this version; use off, and let your DHCP server name this one as next-server, or authoritative"))
+	switch s.mode = dhcpMode(c.DHCP); s.mode {
+	case dhcpOff, dhcpProxy, dhcpAuthoritative:
 	default:
-		return usage(fmt.Errorf("--dhcp %q: want off or authoritative", c.DHCP))
+		return usage(fmt.Errorf("--dhcp %q: want off, proxy or authoritative", c.DHCP))
 	}
 	if err := s.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return usage(fmt.Errorf("--log-level %q: want debug, info, warn or error", c.LogLevel))
@@ -136,7 +141,10 @@ func (c *serveCmd) check() (settings, error) {
 	if s.own, err = address(s.ifi); err != nil {
 		return s, err
 	}
-	if s.authoritative {
+	if s.mode != dhcpOff && (s.ifi.Flags&net.FlagLoopback != 0 || s.ifi.Flags&net.FlagUp == 0 || !s.own.Addr().Is4()) {
+		return usage(fmt.Errorf("--dhcp %s: interface %s is down, the loopback, or has no IPv4 address", s.mode, s.ifi.Name))
+	}
+	if s.mode == dhcpAuthoritative {
 		if s.dhcp, err = c.checkDHCP(s.ifi, s.own); err != nil {
 			return usage(err)
 		}
@@ -145,10 +153,7 @@ func (c *serveCmd) check() (settings, error) {
 }
 
 func (c *serveCmd) checkDHCP(ifi *net.Interface, own netip.Prefix) (d dhcp.Config, err error) {
-	if ifi.Flags&net.FlagLoopback != 0 || ifi.Flags&net.FlagUp == 0 || !own.Addr().Is4() {
-		return d, fmt.Errorf("--dhcp authoritative: interface %s is down, the loopback, or has no IPv4 address", ifi.Name)
-	}
-	d.Server, d.Subnet, d.Pool = own.Addr(), own, dhcp.DefaultPool(own)
+	d.Subnet, d.Pool = own, dhcp.DefaultPool(own)
 	if c.Pool != "" {
 		if d.Pool, err = dhcp.ParsePool(c.Pool); err != nil {
 			return d, err
@@ -258,8 +263,8 @@ func (s *site) openWeb() (err error) {
 	s.closers = append(s.closers, s.web)
 	s.tasks = append(s.tasks, task{"web", s.web.Run})
 	s.url = publicURL(s.web.Addr(), s.set.own.Addr())
-	if s.set.authoritative && s.web.Addr().Addr().IsLoopback() {
-		s.log.Warn("HTTP is answered on the loopback only; the machines that get a lease cannot reach it", "http", s.web.Addr())
+	if s.set.mode != dhcpOff && s.web.Addr().Addr().IsLoopback() {
+		s.log.Warn("HTTP is answered on the loopback only; the machines that boot from here cannot reach it", "http", s.web.Addr())
 	}
 	s.files = boot.Folder(findNetboot(s.cmd.Netboot))
 	if missing := s.files.Missing(boot.Kernel, boot.Initramfs); len(missing) > 0 {

@@ -21,7 +21,10 @@ const (
 	Initramfs = "initramfs.cpio.zst"
 	// BIOSLoader is iPXE on top of the ROM's own driver, for BIOS PXE.
 	BIOSLoader = "undionly.kpxe"
-	// UEFILoader is iPXE on top of the firmware's driver, for UEFI PXE.
+	// UKI is kernel, initramfs and command line as one UEFI program.
+	UKI = "huck.efi"
+	// UEFILoader is iPXE on top of the firmware's driver, for UEFI where there
+	// is no UKI.
 	UEFILoader = "snponly.efi"
 )
 
@@ -82,21 +85,33 @@ func (f Folder) Missing(names ...string) []string {
 }
 
 // Architectures of RFC 4578 section 2.1 and its registry that we have a loader
-// for. Firmware in the field sends 7 and 9 for x86-64 alike.
+// for. Firmware in the field sends 7 and 9 for x86-64 alike; 16 is x86-64 that
+// loads by HTTP.
 const (
-	archBIOS   = 0
-	archUEFI   = 7
-	archUEFIBC = 9
+	archBIOS     = 0
+	archUEFI     = 7
+	archUEFIBC   = 9
+	archUEFIHTTP = 16
 )
 
-// Loader names the TFTP file for a network boot ROM of the given architecture;
-// empty if there is none.
-func Loader(arch uint16) string {
+// Loaders names the files that firmware of the given architecture can start,
+// best first; none if we have nothing for it.
+func Loaders(arch uint16) []string {
 	switch arch {
 	case archBIOS:
-		return BIOSLoader
-	case archUEFI, archUEFIBC:
-		return UEFILoader
+		return []string{BIOSLoader}
+	case archUEFI, archUEFIBC, archUEFIHTTP:
+		return []string{UKI, UEFILoader}
+	}
+	return nil
+}
+
+// First returns the first of the names that the folder has, else "".
+func (f Folder) First(names ...string) string {
+	for _, n := range names {
+		if len(f.Missing(n)) == 0 {
+			return n
+		}
 	}
 	return ""
 }

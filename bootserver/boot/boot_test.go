@@ -124,10 +124,18 @@ func TestCheckAppend(t *testing.T) {
 	}
 }
 
-func TestLoader(t *testing.T) {
-	for arch, want := range map[uint16]string{0: boot.BIOSLoader, 6: "", 7: boot.UEFILoader, 9: boot.UEFILoader, 11: "", 16: ""} {
-		if got := boot.Loader(arch); got != want {
-			t.Errorf("Loader(%d) = %q, want %q", arch, got, want)
+func TestLoaders(t *testing.T) {
+	uefi := []string{boot.UKI, boot.UEFILoader}
+	for arch, want := range map[uint16][]string{0: {boot.BIOSLoader}, 6: nil, 7: uefi, 9: uefi, 11: nil, 15: nil, 16: uefi} {
+		if got := boot.Loaders(arch); !slices.Equal(got, want) {
+			t.Errorf("Loaders(%d) = %q, want %q", arch, got, want)
 		}
+	}
+	f := folder(t)
+	if got := f.First("none", "sub", "inside", "vmlinuz"); got != "inside" {
+		t.Errorf("First = %q", got)
+	}
+	if got := f.First("none"); got != "" {
+		t.Errorf("First of nothing = %q", got)
 	}
 }

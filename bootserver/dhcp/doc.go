@@ -1,9 +1,10 @@
-// Package dhcp is an authoritative DHCPv4 server (RFC 2131) for one subnet and
-// one interface, with what network boot needs (RFC 4578). Responder is the
-// protocol: a request and the time in, a reply out, no socket and no clock.
-// Server is the thin shell around it that owns the socket.
+// Package dhcp answers DHCPv4 requests (RFC 2131) of one interface with what
+// network boot needs (RFC 4578). Responder leases addresses; Proxy only tells
+// firmware its boot file, beside a server that leases. Both are the protocol:
+// a request and the time in, a reply out, no socket and no clock. Server is the
+// thin shell around them that owns the sockets.
 //
-// Two choices differ from a general-purpose server:
+// Two choices of Responder differ from a general-purpose server:
 //   - A lease belongs to a hardware address, whatever client identifier the
 //     client sends. So the ROM, iPXE, the appliance and the installed system of
 //     one machine have one address, and clones with the same identifier have

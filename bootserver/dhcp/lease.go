@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -173,13 +172,4 @@ func (t *table) choose(mac string, wish netip.Addr, now time.Time) (netip.Addr, 
 		return netip.Addr{}, false
 	}
 	return best.Addr, true
-}
-
-// macKey is the form of a hardware address in Lease, and false if it is none
-// that a lease can be bound to.
-func macKey(hw net.HardwareAddr) (string, bool) {
-	if len(hw) != 6 || hw[0]&1 != 0 || [6]byte(hw) == [6]byte{} {
-		return "", false
-	}
-	return hw.String(), true
 }

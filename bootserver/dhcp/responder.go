@@ -24,14 +24,10 @@ const (
 	DefaultLeaseTime = 12 * time.Hour
 )
 
-// OptionServerURL is the option that tells the appliance its boot server's
-// URL, from the range for private use (RFC 3942 section 3). BOOTING.md.
-const OptionServerURL = dhcpv4.GenericOptionCode(224)
-
 // Config is what a Responder tells its clients.
 type Config struct {
-	// Server is our own address, Subnet the prefix it lies in.
-	Server netip.Addr
+	BootConfig
+	// Subnet is the prefix that our own address lies in.
 	Subnet netip.Prefix
 	Pool   Pool
 	// Router and DNS are handed out if they are valid.
@@ -39,30 +35,6 @@ type Config struct {
 	DNS    []netip.Addr
 	// LeaseTime defaults to DefaultLeaseTime.
 	LeaseTime time.Duration
-	// BootFile says what a machine is to boot, see Boot. It must not block.
-	BootFile func(Client) Boot
-	// ServerURL goes into OptionServerURL; empty sends none.
-	ServerURL string
-}
-
-// Client is what a request tells of a client's firmware.
-type Client struct {
-	MAC net.HardwareAddr
-	// PXE is true for a network boot ROM and for iPXE: option 60 begins with
-	// PXEClient (RFC 4578 section 2, PXE 2.1 section 2.2.1).
-	PXE bool
-	// IPXE is true for iPXE itself: option 175 or the user class iPXE.
-	IPXE bool
-	// Arch is the client's system architecture (RFC 4578 section 2.1); BIOS
-	// if it says none.
-	Arch iana.Arch
-}
-
-// Boot is the boot file for a client; none if File is empty.
-type Boot struct {
-	// File is a TFTP path on this server or, for iPXE, a URL; at most 127
-	// bytes, the size of the header's field.
-	File string
 }
 
 // Responder answers requests. It is not safe for concurrent use.
@@ -115,13 +87,10 @@ func broadcast(p netip.Prefix) netip.Addr {
 // Handle answers a request that came at now. Errors that wrap ErrIgnored are
 // no failures: the protocol wants silence.
 func (r *Responder) Handle(ctx context.Context, req *dhcpv4.DHCPv4, now time.Time) (*dhcpv4.DHCPv4, error) {
-	if req.OpCode != dhcpv4.OpcodeBootRequest {
-		return nil, ignore("not a request")
+	if err := checkRequest(req); err != nil {
+		return nil, err
 	}
-	mac, ok := macKey(req.ClientHWAddr)
-	if !ok || req.HWType != iana.HWTypeEthernet {
-		return nil, ignore("hardware address %v of type %v", req.ClientHWAddr, req.HWType)
-	}
+	mac := req.ClientHWAddr.String()
 	if relay := addr(req.GatewayIPAddr); relay.IsValid() {
 		return nil, ignore("relayed by %v; we serve our own subnet only", relay)
 	}
@@ -138,6 +107,18 @@ func (r *Responder) Handle(ctx context.Context, req *dhcpv4.DHCPv4, now time.Tim
 		return r.inform(req)
 	}
 	return nil, ignore("message type %v", req.MessageType())
+}
+
+// checkRequest refuses what nobody who boots over Ethernet sends.
+func checkRequest(req *dhcpv4.DHCPv4) error {
+	hw := req.ClientHWAddr
+	switch {
+	case req.OpCode != dhcpv4.OpcodeBootRequest:
+		return ignore("not a request")
+	case req.HWType != iana.HWTypeEthernet || len(hw) != 6 || hw[0]&1 != 0 || [6]byte(hw) == [6]byte{}:
+		return ignore("hardware address %v of type %v", hw, req.HWType)
+	}
+	return nil
 }
 
 // discover offers an address and reserves it (RFC 2131 section 4.3.1).

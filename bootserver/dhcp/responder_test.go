@@ -40,24 +40,31 @@ func (s *kv) List(_ context.Context, prefix string) (map[string][]byte, error) {
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+var bootConfig = dhcp.BootConfig{
+	Server: netip.MustParseAddr("10.0.0.1"), ServerURL: "http://10.0.0.1:8480",
+	BootFile: func(c dhcp.Client) dhcp.Boot {
+		switch {
+		case c.Firmware == dhcp.IPXE:
+			return dhcp.Boot{File: "http://10.0.0.1:8480/boot/ipxe"}
+		case c.Firmware == dhcp.HTTPBoot && c.Arch == iana.EFI_X86_64_HTTP:
+			return dhcp.Boot{File: "http://10.0.0.1:8480/boot/huck.efi"}
+		case c.Arch == iana.INTEL_X86PC:
+			return dhcp.Boot{File: "undionly.kpxe"}
+		case c.Arch == iana.EFI_X86_64 || c.Arch == iana.EFI_BC:
+			return dhcp.Boot{File: "huck.efi"}
+		}
+		return dhcp.Boot{}
+	},
+}
+
 func config(pool string) dhcp.Config {
 	p, err := dhcp.ParsePool(pool)
 	if err != nil {
 		panic(err) // a test's own constant
 	}
 	return dhcp.Config{
-		Server: netip.MustParseAddr("10.0.0.1"), Subnet: netip.MustParsePrefix("10.0.0.1/24"), Pool: p,
+		BootConfig: bootConfig, Subnet: netip.MustParsePrefix("10.0.0.1/24"), Pool: p,
 		Router: netip.MustParseAddr("10.0.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")},
-		ServerURL: "http://10.0.0.1:8480",
-		BootFile: func(c dhcp.Client) dhcp.Boot {
-			switch {
-			case c.IPXE:
-				return dhcp.Boot{File: "http://10.0.0.1:8480/boot/ipxe"}
-			case c.Arch == iana.INTEL_X86PC:
-				return dhcp.Boot{File: "undionly.kpxe"}
-			}
-			return dhcp.Boot{}
-		},
 	}
 }
 
@@ -286,14 +293,16 @@ func TestOptions(t *testing.T) {
 		mods       []dhcpv4.Modifier
 		file, next string
 		url        string
+		class      string
 	}{
-		"plain":                          {nil, "", "0.0.0.0", "http://10.0.0.1:8480"},
-		"BIOS PXE":                       {[]dhcpv4.Modifier{class("PXEClient:Arch:00000:UNDI:002001"), arch(iana.INTEL_X86PC)}, "undionly.kpxe", "10.0.0.1", ""},
-		"PXE without an architecture":    {[]dhcpv4.Modifier{class("PXEClient")}, "undionly.kpxe", "10.0.0.1", ""},
-		"PXE for which there is nothing": {[]dhcpv4.Modifier{class("PXEClient:Arch:00011:UNDI:003000"), arch(iana.EFI_ARM64)}, "", "0.0.0.0", ""},
-		"iPXE by option 175": {[]dhcpv4.Modifier{class("PXEClient:Arch:00000:UNDI:002001"), dhcpv4.WithGeneric(dhcpv4.GenericOptionCode(175), []byte{177, 1, 1})},
-			"http://10.0.0.1:8480/boot/ipxe", "10.0.0.1", ""},
-		"iPXE by user class": {[]dhcpv4.Modifier{dhcpv4.WithUserClass("iPXE", false)}, "http://10.0.0.1:8480/boot/ipxe", "10.0.0.1", ""},
+		"plain":                          {nil, "", "0.0.0.0", "http://10.0.0.1:8480", ""},
+		"BIOS PXE":                       {firmware["BIOS"], "undionly.kpxe", "10.0.0.1", "", ""},
+		"UEFI PXE":                       {firmware["UEFI"], "huck.efi", "10.0.0.1", "", ""},
+		"UEFI HTTP Boot":                 {firmware["HTTP"], "http://10.0.0.1:8480/boot/huck.efi", "10.0.0.1", "", "HTTPClient"},
+		"PXE without an architecture":    {[]dhcpv4.Modifier{class("PXEClient")}, "undionly.kpxe", "10.0.0.1", "", ""},
+		"PXE for which there is nothing": {[]dhcpv4.Modifier{class("PXEClient:Arch:00011:UNDI:003000"), arch(iana.EFI_ARM64)}, "", "0.0.0.0", "", ""},
+		"iPXE by option 175":             {firmware["UEFI iPXE"], script, "10.0.0.1", "", ""},
+		"iPXE by user class":             {[]dhcpv4.Modifier{dhcpv4.WithUserClass("iPXE", false)}, script, "10.0.0.1", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newRig(t, "10.0.0.100-10.0.0.103")
@@ -302,8 +311,9 @@ func TestOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.BootFileName != c.file || r.BootFileNameOption() != c.file || r.ServerIPAddr.String() != c.next || string(r.Options.Get(dhcp.OptionServerURL)) != c.url {
-				t.Errorf("file %q and %q, next server %v, URL %q", r.BootFileName, r.BootFileNameOption(), r.ServerIPAddr, r.Options.Get(dhcp.OptionServerURL))
+			if r.BootFileName != c.file || r.BootFileNameOption() != c.file || r.ServerIPAddr.String() != c.next || string(r.Options.Get(dhcp.OptionServerURL)) != c.url ||
+				r.ClassIdentifier() != c.class || r.Options.Has(optionIPXE) != (c.file == script) {
+				t.Errorf("file %q and %q, next server %v, URL %q, class %q, iPXE %q", r.BootFileName, r.BootFileNameOption(), r.ServerIPAddr, r.Options.Get(dhcp.OptionServerURL), r.ClassIdentifier(), r.Options.Get(optionIPXE))
 			}
 			if r.ServerIdentifier().String() != "10.0.0.1" || net.IP(r.SubnetMask()).String() != "255.255.255.0" || r.Router()[0].String() != "10.0.0.254" ||
 				r.DNS()[0].String() != "10.0.0.53" || r.IPAddressLeaseTime(0) != dhcp.DefaultLeaseTime || r.BroadcastAddress().String() != "10.0.0.255" ||

@@ -12,82 +12,127 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
+
+// BootServerPort is where firmware asks a proxyDHCP server or a PXE boot server
+// once it has an address (PXE 2.1 section 2.2.3).
+const BootServerPort = 4011
 
 // maxMessage is more than any request: an Ethernet frame's worth, and room for
 // jumbo frames to be told from it.
 const maxMessage = 4096
 
+// Handler makes the answer to a request that came at now. An error that wraps
+// ErrIgnored is no failure: the protocol wants silence.
+type Handler func(ctx context.Context, req *dhcpv4.DHCPv4, now time.Time) (*dhcpv4.DHCPv4, error)
+
 // ServerConfig is what a Server needs.
 type ServerConfig struct {
 	// Interface is the only one served.
 	Interface *net.Interface
-	// Responder makes the answers.
-	Responder *Responder
-	// Answered, if set, is called after each reply that was sent; it must not
-	// block.
+	// Source is our address on it.
+	Source netip.Addr
+	// Handler answers on port 67; BootServer, if set, on port 4011.
+	Handler, BootServer Handler
+	// Answered, if set, is called after each reply that was sent, by several
+	// goroutines; it must not block.
 	Answered func(req, reply *dhcpv4.DHCPv4)
 	// Log may be nil.
 	Log *slog.Logger
 }
 
-// Server owns the socket on port 67 of one interface.
+// Server owns the sockets of one interface.
 type Server struct {
-	cfg  ServerConfig
-	conn *ipv4.PacketConn
-	sock net.PacketConn
+	cfg   ServerConfig
+	ports []*port
 }
 
-// Listen opens the socket; Run serves it.
+// port is one of the sockets.
+type port struct {
+	*Server
+	conn   *ipv4.PacketConn
+	sock   net.PacketConn
+	handle Handler
+	// direct is true where answers go back to where the request came from.
+	direct bool
+}
+
+// Listen opens the sockets; Run serves them.
 func Listen(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	s := &Server{cfg: cfg}
+	for number, handle := range map[int]Handler{dhcpv4.ServerPort: cfg.Handler, BootServerPort: cfg.BootServer} {
+		if handle == nil {
+			continue
+		}
+		sock, err := listen(ctx, cfg.Interface.Name, number)
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.ports = append(s.ports, &port{s, ipv4.NewPacketConn(sock), sock, handle, number == BootServerPort})
+	}
+	return s, nil
+}
+
+func listen(ctx context.Context, ifname string, number int) (net.PacketConn, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctlErr := c.Control(func(fd uintptr) {
 			err = errors.Join(
-				unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, cfg.Interface.Name),
+				unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, ifname),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1))
 		})
 		return errors.Join(ctlErr, err)
 	}}
-	sock, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", dhcpv4.ServerPort))
-	if err != nil {
-		return nil, fmt.Errorf("dhcp: listen on %s: %w", cfg.Interface.Name, err)
+	sock, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", number))
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("dhcp: another program on this host answers DHCP on %s (UDP port %d); end it, or bind it to other interfaces (see `ss -lunp`): %w", ifname, number, err)
 	}
-	return &Server{cfg, ipv4.NewPacketConn(sock), sock}, nil
+	if err != nil {
+		return nil, fmt.Errorf("dhcp: listen on %s: %w", ifname, err)
+	}
+	return sock, nil
 }
 
-// Run answers requests until ctx ends, then closes the socket and returns nil.
+// Run answers requests until ctx ends, then closes the sockets and returns nil.
 func (s *Server) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.sock.Close() })
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
-	defer s.sock.Close()
+	for _, p := range s.ports {
+		g.Go(func() error { return p.run(ctx) })
+	}
+	return g.Wait()
+}
+
+func (p *port) run(ctx context.Context) error {
 	buf := make([]byte, maxMessage)
 	for {
-		n, _, _, err := s.conn.ReadFrom(buf)
+		n, _, from, err := p.conn.ReadFrom(buf)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("dhcp: read on %s: %v", s.cfg.Interface.Name, err)
+			return fmt.Errorf("dhcp: read on %s: %v", p.cfg.Interface.Name, err)
 		}
-		s.serve(ctx, buf[:n])
+		p.serve(ctx, buf[:n], from)
 	}
 }
 
 // serve answers one datagram. One at a time: what is slow is the disk, and a
 // client that gets no answer asks again.
-func (s *Server) serve(ctx context.Context, b []byte) {
+func (p *port) serve(ctx context.Context, b []byte, from net.Addr) {
 	req, err := dhcpv4.FromBytes(b)
 	if err != nil {
-		s.cfg.Log.Debug("dhcp: unreadable message", "bytes", len(b), "err", err)
+		p.cfg.Log.Debug("dhcp: unreadable message", "peer", from, "bytes", len(b), "err", err)
 		return
 	}
-	log := s.cfg.Log.With("mac", req.ClientHWAddr.String())
-	reply, err := s.cfg.Responder.Handle(ctx, req, time.Now())
+	log := p.cfg.Log.With("mac", req.ClientHWAddr.String())
+	reply, err := p.handle(ctx, req, time.Now())
 	switch {
 	case errors.Is(err, ErrIgnored):
 		log.Debug("dhcp: no answer", "err", err)
@@ -97,20 +142,29 @@ func (s *Server) serve(ctx context.Context, b []byte) {
 	if err != nil || reply == nil {
 		return
 	}
-	to := Destination(req, reply)
+	to := from
+	if !p.direct {
+		to = net.UDPAddrFromAddrPort(Destination(req, reply))
+	}
 	// Source and interface by packet: the socket is not bound to our address,
 	// else it would get no broadcasts.
-	cm := &ipv4.ControlMessage{Src: ip(s.cfg.Responder.cfg.Server), IfIndex: s.cfg.Interface.Index}
-	if _, err := s.conn.WriteTo(reply.ToBytes(), cm, net.UDPAddrFromAddrPort(to)); err != nil {
+	cm := &ipv4.ControlMessage{Src: ip(p.cfg.Source), IfIndex: p.cfg.Interface.Index}
+	if _, err := p.conn.WriteTo(reply.ToBytes(), cm, to); err != nil {
 		log.Warn("dhcp: send", "addr", to, "err", err)
 		return
 	}
 	a, _ := netip.AddrFromSlice(reply.YourIPAddr.To4())
 	log.Info("dhcp: answered", "type", reply.MessageType(), "addr", a, "file", reply.BootFileName)
-	if s.cfg.Answered != nil {
-		s.cfg.Answered(req, reply)
+	if p.cfg.Answered != nil {
+		p.cfg.Answered(req, reply)
 	}
 }
 
-// Close closes a server that never ran.
-func (s *Server) Close() error { return s.sock.Close() }
+// Close closes the sockets; Run does so itself.
+func (s *Server) Close() error {
+	var errs []error
+	for _, p := range s.ports {
+		errs = append(errs, p.sock.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -54,7 +54,7 @@ func TestOnTheWire(t *testing.T) {
 	}
 	g := newRig(t, "10.0.0.100-10.0.0.103")
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := dhcp.Listen(ctx, dhcp.ServerConfig{Interface: ifi, Responder: g.r})
+	s, err := dhcp.Listen(ctx, dhcp.ServerConfig{Interface: ifi, Source: g.cfg.Server, Handler: g.r.Handle})
 	if err != nil {
 		t.Fatal(err)
 	}
