@@ -70,6 +70,25 @@ type Disk struct {
 	Removable bool `json:"removable,omitempty"`
 	ReadOnly  bool `json:"read_only,omitempty"`
 	Boot      bool `json:"boot,omitempty"`
+	// Contents is what stands on the disk, by partition; absent where nobody
+	// looked.
+	Contents []Content `json:"contents,omitempty"`
+}
+
+// Content is what stands in one partition of a disk, or on a disk without a
+// partition table.
+type Content struct {
+	// Partition is its number; 0 is the whole disk.
+	Partition int `json:"partition"`
+	// Size is in bytes.
+	Size int64 `json:"size"`
+	// PartUUID is the partition's own in a GPT.
+	PartUUID string `json:"part_uuid,omitempty"`
+	// Kind is ext4, vfat, LVM2_member, … or empty for what nobody knows.
+	Kind string `json:"kind,omitempty"`
+	// UUID and Label are the content's own; an LVM2 volume's label is its group.
+	UUID  string `json:"uuid,omitempty"`
+	Label string `json:"label,omitempty"`
 }
 
 // Registered answers a registration.

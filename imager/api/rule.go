@@ -22,6 +22,7 @@ var ErrNoDisk = errors.New("no target disk")
 //	model=GLOB        path.Match
 //	size=A..B         bytes, with K M G T (powers of 1000) or Ki Mi Gi Ti; either end may be missing
 //	transport=T       nvme, sata, sas, scsi, virtio, usb, mmc
+//	rotational=B      yes (it has a motor) or no
 //	smallest largest  of those that qualify
 type Rule struct {
 	text   string
@@ -85,6 +86,11 @@ func condition(key, value string) (func(*Disk) bool, error) {
 			return nil, fmt.Errorf("unknown transport %q", value)
 		}
 		return func(d *Disk) bool { return d.Transport == value }, nil
+	case "rotational":
+		if value != "yes" && value != "no" {
+			return nil, fmt.Errorf("rotational=%s is neither yes nor no", value)
+		}
+		return func(d *Disk) bool { return d.Rotational == (value == "yes") }, nil
 	case "size":
 		lo, hi, err := parseSizeRange(value)
 		if err != nil {
@@ -92,7 +98,7 @@ func condition(key, value string) (func(*Disk) bool, error) {
 		}
 		return func(d *Disk) bool { return d.Size >= lo && d.Size <= hi }, nil
 	}
-	return nil, fmt.Errorf("unknown condition %q (only, serial=, wwn=, model=, size=, transport=, smallest, largest)", key)
+	return nil, fmt.Errorf("unknown condition %q (only, serial=, wwn=, model=, size=, transport=, rotational=, smallest, largest)", key)
 }
 
 func parseSizeRange(s string) (lo, hi int64, err error) {
@@ -191,8 +197,24 @@ func describe(disks []Disk) string {
 			}
 		}
 		b.WriteString(")")
+		for i, c := range d.Contents {
+			b.WriteString([]string{": ", ", "}[min(i, 1)] + c.String())
+		}
 	}
 	return b.String()
+}
+
+// String tells a content in a few words, as a person would who decides whether
+// it may be overwritten.
+func (c Content) String() string {
+	s := cmp.Or(c.Kind, "unknown")
+	if c.Label != "" {
+		s += fmt.Sprintf(" %q", c.Label)
+	}
+	if c.Partition != 0 {
+		s = fmt.Sprintf("%d %s", c.Partition, s)
+	}
+	return s
 }
 
 // ParseRate reads a rate in bits per second: digits and optionally k or K, M

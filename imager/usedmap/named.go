@@ -23,7 +23,7 @@ type signature struct {
 func signatures() []signature {
 	return []signature{
 		{content: "BitLocker", at: 3, magic: "-FVE-FS-"},
-		{content: "crypto_LUKS", magic: "LUKS\xba\xbe"},
+		{content: luks, magic: "LUKS\xba\xbe"},
 		{content: "linux_raid_member", magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
 		{content: "linux_raid_member", at: 4096, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
 		{content: "iso9660", at: 0x8001, magic: "CD001", label: 39, labelLen: 32},
@@ -34,6 +34,13 @@ func signatures() []signature {
 		{content: "reiserfs", at: 0x10034, magic: "ReIsEr"},
 	}
 }
+
+// LUKS1 and LUKS2 have their UUID in one place, in letters.
+const (
+	luks        = "crypto_LUKS"
+	luksUUIDAt  = 168
+	luksUUIDLen = 40
+)
 
 // mdMagic begins an MD superblock, little-endian (Linux,
 // include/uapi/linux/raid/md_p.h).
@@ -49,15 +56,9 @@ func named(r io.ReaderAt, size int64) (*Result, error) {
 		if !at(head, s.at, s.magic) {
 			continue
 		}
-		res := &Result{Content: s.content}
-		if s.uuid != 0 {
-			res.UUID = probe.UUID(field(head, s.at+s.uuid, 16))
-		}
-		if s.label != 0 {
-			res.Label = text(field(head, s.at+s.label, s.labelLen))
-		}
-		if s.content == "crypto_LUKS" {
-			res.UUID = text(field(head, 168, 40)) // LUKS1 and LUKS2 have it there, in letters
+		id := s.identity(head)
+		res := &Result{Content: id.Content, UUID: id.UUID, Label: id.Label}
+		if s.content == luks {
 			return res.TakeWhole("what crypto_LUKS encrypts cannot be told from what is free"), nil
 		}
 		return res.TakeWhole("used blocks of %s are not known to this program", s.content), nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"huck/imager/usedmap"
 )
 
 // Disk is a disk whose filesystems are mounted for reading, none of them
@@ -55,25 +58,29 @@ func mountPart(p partition, dir string) (Volume, string, error) {
 	if err != nil {
 		return Volume{}, "", err
 	}
-	found, err := identify(f)
+	found, err := usedmap.Identify(f, math.MaxInt64)
 	f.Close()
 	if err != nil {
 		return Volume{}, "", err
+	}
+	options, ok := mountOptions[found.Content]
+	if !ok {
+		return Volume{}, "", fmt.Errorf("bootos: no filesystem known here, but %q", found.Content)
 	}
 	where := filepath.Join(dir, filepath.Base(p.node))
 	if err := os.MkdirAll(where, 0o755); err != nil {
 		return Volume{}, "", err
 	}
 	flags := uintptr(unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_NODEV | unix.MS_NOSUID)
-	if err := unix.Mount(p.node, where, found.kind, flags, mountOptions[found.kind]); err != nil {
-		return Volume{}, "", fmt.Errorf("mount %s: %w", found.kind, err)
+	if err := unix.Mount(p.node, where, found.Content, flags, options); err != nil {
+		return Volume{}, "", fmt.Errorf("mount %s: %w", found.Content, err)
 	}
 	root, err := os.OpenRoot(where)
 	if err != nil {
 		return Volume{}, "", errors.Join(err, unix.Unmount(where, unix.MNT_DETACH))
 	}
 	// The root keeps its folder open: FS outlives it only as far as the file descriptor does.
-	return Volume{Partition: p.number, UUID: found.uuid, Label: found.label, FS: rootFS{root}}, where, nil
+	return Volume{Partition: p.number, UUID: strings.ToLower(found.UUID), Label: found.Label, FS: rootFS{root}}, where, nil
 }
 
 // Close unmounts everything.

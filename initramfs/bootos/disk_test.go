@@ -32,50 +32,6 @@ func run(t *testing.T, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestIdentify: blkid is the judge.
-func TestIdentify(t *testing.T) {
-	for _, tt := range []struct {
-		kind string
-		size int64
-		mkfs []string
-	}{
-		{"ext4", 8 << 20, []string{"mkfs.ext4", "-q", "-L", "root"}},
-		{"ext4", 8 << 20, []string{"mkfs.ext2", "-q", "-L", "sixteen-bytes-ok"}},
-		{"vfat", 16 << 20, []string{"mkfs.vfat", "-F", "16", "-n", "ESP"}},
-		{"vfat", 64 << 20, []string{"mkfs.vfat", "-F", "32", "-n", "EFI SYS"}},
-		{"xfs", 320 << 20, []string{"mkfs.xfs", "-q", "-L", "data"}},
-		{"btrfs", 128 << 20, []string{"mkfs.btrfs", "-q", "-L", "a longer label"}},
-	} {
-		t.Run(strings.Join(tt.mkfs, " "), func(t *testing.T) {
-			tool(t, "blkid")
-			img := filepath.Join(t.TempDir(), "img")
-			if err := os.WriteFile(img, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Truncate(img, tt.size); err != nil {
-				t.Fatal(err)
-			}
-			run(t, tt.mkfs[0], append(tt.mkfs[1:], img)...)
-			f, err := os.Open(img)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			kind, uuid, label, err := bootos.Identify(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			value := func(tag string) string { return run(t, "blkid", "-p", "-o", "value", "-s", tag, img) }
-			if kind != tt.kind || uuid != strings.ToLower(value("UUID")) || label != value("LABEL") {
-				t.Errorf("got %s %q %q, blkid says %q %q", kind, uuid, label, value("UUID"), value("LABEL"))
-			}
-		})
-	}
-	if _, _, _, err := bootos.Identify(strings.NewReader("nothing")); err == nil {
-		t.Error("nothing is a filesystem")
-	}
-}
-
 // TestMount: a real filesystem with links, on a loop device, which is left as
 // it was.
 func TestMount(t *testing.T) {

@@ -30,7 +30,7 @@ func Probe(r io.ReaderAt, size int64, inside Inside) (*probe.Result, error) {
 	if err != nil || h == nil {
 		return nil, err
 	}
-	res := &probe.Result{Content: "LVM2_member", UUID: uuid(h.uuid)}
+	res := member(h)
 	switch {
 	case bad != nil:
 		return res.TakeWhole("%v", bad), nil
@@ -50,6 +50,7 @@ func Probe(r io.ReaderAt, size int64, inside Inside) (*probe.Result, error) {
 			return res.TakeWhole("its metadata do not add up: %v", err), nil
 		}
 	}
+	res.Label = g.name
 	if len(h.data) != 1 {
 		return res.TakeWhole("it has %d data areas", len(h.data)), nil
 	}
@@ -59,6 +60,33 @@ func Probe(r io.ReaderAt, size int64, inside Inside) (*probe.Result, error) {
 		res.Used.Add(a.offset, a.size)
 	}
 	return g.content(res, r, inside)
+}
+
+// member is a physical volume of which only the label has been read.
+func member(h *header) *probe.Result {
+	return &probe.Result{Content: "LVM2_member", UUID: uuid(h.uuid)}
+}
+
+// Name is Probe for those who only want the volume's UUID and, as the label,
+// its group's name. It reads the metadata and nothing else; what they hold is
+// not checked.
+func Name(r io.ReaderAt, size int64) (*probe.Result, error) {
+	h, bad, err := readLabel(r, size)
+	if err != nil || h == nil {
+		return nil, err
+	}
+	res := member(h)
+	if bad != nil {
+		return res, nil
+	}
+	text, bad, err := readText(r, h)
+	if err != nil {
+		return nil, err
+	}
+	if top, err := parseConfig(string(text)); err == nil && bad == nil && len(top.sub) == 1 {
+		res.Label = top.sub[0].name
+	}
+	return res, nil
 }
 
 // uuid prints a UUID of LVM's: 32 characters of its own in seven groups.
