@@ -147,12 +147,16 @@ type assignCmd struct {
 	serverFlag
 	Node string `arg:"" help:"The machine: its ID as nodes lists it, or the MAC of one that was never seen."`
 	Ref  string `arg:"" help:"The image: NAME[:VERSION], NAME[:VERSION]@DIGEST or @DIGEST; the latest version by default."`
-	Disk string `required:"" placeholder:"RULE" help:"The target, comma-joined: only | serial=… | wwn=… | model=GLOB | size=10G..2T | transport=… | smallest | largest."`
+	Disk string `required:"" placeholder:"RULE" help:"The target, comma-joined: only | serial=… | wwn=… | model=GLOB | size=10G..2T | transport=… | rotational=yes|no | smallest | largest."`
 
 	Once      bool `xor:"when" required:"" help:"Install once; later boots start the installed system."`
 	EveryBoot bool `xor:"when" required:"" help:"Install at every boot."`
 
 	Then string `default:"kexec" placeholder:"WHAT" help:"After the installation: kexec (default), reboot, poweroff or wait."`
+
+	Grow       bool   `help:"Let the last partition and its filesystem take all the room of a larger disk."`
+	Confirm    bool   `help:"A person at the machine's console has to type the target's serial number first."`
+	Duplicates string `default:"warn" placeholder:"WHAT" help:"Where a UUID, label or volume group of the image is on another disk of the machine, too: warn (default) or refuse."`
 }
 
 // Run assigns an image to a node.
@@ -167,8 +171,12 @@ func (c *assignCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
+	how := api.InstallOptions{Grow: c.Grow, Confirm: c.Confirm, Duplicates: c.Duplicates}
+	if err := how.Check(); err != nil {
+		return usageError{err}
+	}
 	var got api.Assignment
-	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then}
+	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then, InstallOptions: how}
 	if err := c.call(a.ctx, http.MethodPut, req, &got, api.PathNodes, c.Node, "assignment"); err != nil {
 		return err
 	}

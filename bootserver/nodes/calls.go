@@ -130,6 +130,9 @@ func (r *Registry) Assign(ctx context.Context, id string, req api.AssignRequest,
 	if _, err := api.ParseThen(string(req.Then)); err != nil {
 		return api.Assignment{}, invalid("%v", err)
 	}
+	if err := req.Check(); err != nil {
+		return api.Assignment{}, invalid("%v", err)
+	}
 	n, err := r.find(id)
 	if errors.Is(err, ErrNotFound) {
 		if n, err = r.expect(id, err); err != nil {
@@ -139,7 +142,7 @@ func (r *Registry) Assign(ctx context.Context, id string, req api.AssignRequest,
 	if err != nil {
 		return api.Assignment{}, err
 	}
-	w := &want{Ref: resolved.Ref, Digest: resolved.Digest, Disk: req.Disk, EveryBoot: req.EveryBoot, Then: req.Then}
+	w := &want{Ref: resolved.Ref, Digest: resolved.Digest, Disk: req.Disk, EveryBoot: req.EveryBoot, Then: req.Then, InstallOptions: req.InstallOptions}
 	rec, err := r.update(ctx, n, func(rec *record) error { rec.assign(w); return nil })
 	if err != nil {
 		return api.Assignment{}, err

@@ -45,6 +45,9 @@ func check(inv *api.Inventory) error {
 	words := []string{inv.SystemUUID, inv.Serial, inv.Manufacturer, inv.Product, inv.Firmware, inv.Address, inv.BootID, inv.Version}
 	for _, d := range inv.Disks {
 		words = append(words, d.Path, d.Serial, d.WWN, d.Model, d.Transport)
+		for _, c := range d.Contents {
+			words = append(words, c.PartUUID, c.Kind, c.UUID, c.Label)
+		}
 	}
 	for _, s := range words {
 		if len(s) > maxString {

@@ -45,6 +45,7 @@ type want struct {
 	Disk      string   `json:"disk"`
 	EveryBoot bool     `json:"every_boot,omitempty"`
 	Then      api.Then `json:"then"`
+	api.InstallOptions
 }
 
 // mark names one carrying out of an assignment.
@@ -82,6 +83,7 @@ func (r *record) assignment() api.Assignment {
 	a := api.Assignment{Serial: r.Serial, Action: api.ActionWait}
 	if w := r.Want; w != nil {
 		a.Ref, a.Digest, a.Disk, a.EveryBoot, a.Then = w.Ref, w.Digest, w.Disk, w.EveryBoot, w.Then
+		a.InstallOptions = w.InstallOptions
 	}
 	switch {
 	case r.OwnDisk != "" && r.OwnDisk == r.Boot:

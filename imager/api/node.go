@@ -134,12 +134,42 @@ func ParseThen(s string) (Then, error) {
 	return "", fmt.Errorf("api: %q is none of kexec, reboot, poweroff, wait", s)
 }
 
+// What to do where an ID or name that the image brings is on another disk of
+// the machine, too.
+const (
+	// DuplicatesWarn says so and goes on; it is what empty means.
+	DuplicatesWarn = "warn"
+	// DuplicatesRefuse does not touch the target.
+	DuplicatesRefuse = "refuse"
+)
+
+// InstallOptions is how an image is to be put on the target.
+type InstallOptions struct {
+	// Grow makes the last partition and its filesystem take a larger disk.
+	Grow bool `json:"grow,omitempty"`
+	// Confirm makes a person at the console type the target's serial number
+	// first.
+	Confirm bool `json:"confirm,omitempty"`
+	// Duplicates is DuplicatesWarn or DuplicatesRefuse.
+	Duplicates string `json:"duplicates,omitempty"`
+}
+
+// Check refuses what this program does not know.
+func (o InstallOptions) Check() error {
+	switch o.Duplicates {
+	case "", DuplicatesWarn, DuplicatesRefuse:
+		return nil
+	}
+	return fmt.Errorf("api: duplicates %.40q is neither warn nor refuse", o.Duplicates)
+}
+
 // AssignRequest is what an operator asks for.
 type AssignRequest struct {
 	Ref       string `json:"ref"`
 	Disk      string `json:"disk"` // a Rule
 	EveryBoot bool   `json:"every_boot"`
 	Then      Then   `json:"then"`
+	InstallOptions
 }
 
 // Assignment tells a node what to do.
@@ -153,6 +183,7 @@ type Assignment struct {
 	Disk      string   `json:"disk,omitempty"`
 	EveryBoot bool     `json:"every_boot,omitempty"`
 	Then      Then     `json:"then,omitempty"`
+	InstallOptions
 }
 
 // Node is what the server knows of a machine.

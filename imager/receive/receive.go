@@ -44,6 +44,9 @@ type Config struct {
 	NoMulticast bool
 	// Client carries credentials and trust; nil is http.DefaultClient.
 	Client *http.Client
+	// Admit is asked once the image is known and before the target is opened
+	// for writing: an error ends it there. May be nil.
+	Admit func(*image.Manifest) error
 	// Install is handed to install.New; Log there serves here too.
 	Install install.Options
 }
@@ -68,6 +71,11 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 	img, err := client.Image(ctx, res.Digest)
 	if err != nil {
 		return api.Result{}, err
+	}
+	if cfg.Admit != nil {
+		if err := cfg.Admit(img.Manifest); err != nil {
+			return api.Result{}, err
+		}
 	}
 	dev, err := OpenTarget(cfg.Target, img)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"huck/imager/api"
 	"huck/imager/disk"
+	"huck/imager/inspect"
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/inventory"
@@ -37,6 +38,15 @@ func (m *thisMachine) Inventory() api.Inventory {
 }
 
 func (m *thisMachine) Disks() ([]api.Disk, error) { return disk.List() }
+
+func (m *thisMachine) Contents(d api.Disk) (_ []api.Content, err error) {
+	dev, err := disk.Open(d.Path, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	return inspect.Disk(dev, dev.Size(), dev.SectorSize())
+}
 
 func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Result, error) {
 	return receive.Run(ctx, cfg)

@@ -26,8 +26,10 @@ func (b *boot) receive(a api.Assignment, target *api.Disk, result *api.Result) f
 			Target:    target.Path,
 			Interface: b.lease.Interface,
 			Client:    b.client.HTTP(),
+			Admit:     b.admit(&a, target),
 			Install: install.Options{
 				Verify:   !b.opts.NoVerify,
+				Grow:     a.Grow,
 				Progress: t.progress,
 				Verified: func(v api.Verified) { b.verified(v, t) },
 				Log:      b.log,
@@ -64,6 +66,17 @@ func (b *boot) verified(v api.Verified, t *tracker) {
 // transports are the names of api.Result.Received, the usual one first.
 var transports = []string{"multicast", "http"}
 
+// grownLine tells what became of the last partition.
+func grownLine(g *api.Grown) string {
+	switch {
+	case g == nil:
+		return ""
+	case g.Left != "":
+		return fmt.Sprintf(", partition %d not grown: %s", g.Partition, g.Left)
+	}
+	return fmt.Sprintf(", partition %d grown from %d to %d bytes", g.Partition, g.From, g.To)
+}
+
 func resultLine(r api.Result) string {
 	s := fmt.Sprintf("image %s, %d bytes, %d chunks in place, %d bytes written", r.Image, r.ImageBytes, r.ChunksInPlace, r.WrittenBytes)
 	for _, via := range transports {
@@ -71,5 +84,5 @@ func resultLine(r api.Result) string {
 			s += fmt.Sprintf(", %d by %s", n, via)
 		}
 	}
-	return s
+	return s + grownLine(r.Grown)
 }

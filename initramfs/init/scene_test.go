@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/image"
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/cmdline"
@@ -108,18 +109,23 @@ func (s *bootServer) poll(w http.ResponseWriter, r *http.Request) {
 type fakeMachine struct {
 	*diary
 	disks    []api.Disk
-	receives []error // what each receive ends with; the last one goes on
+	contents map[string][]api.Content // by disk
+	man      image.Manifest           // of the image received
+	receives []error                  // what each receive ends with; the last one goes on
 	load     error
 	kexec    error
 }
 
 func (m *fakeMachine) Inventory() api.Inventory   { return api.Inventory{Product: "fake", BootID: "b"} }
 func (m *fakeMachine) Disks() ([]api.Disk, error) { return m.disks, nil }
-func (m *fakeMachine) Activity(string) string     { return "" }
-func (m *fakeMachine) Leave()                     { m.add("leave") }
-func (m *fakeMachine) Kexec() error               { m.add("kexec"); return m.kexec }
-func (m *fakeMachine) Reboot() error              { m.add("reboot"); return nil }
-func (m *fakeMachine) PowerOff() error            { m.add("poweroff"); return nil }
+func (m *fakeMachine) Contents(d api.Disk) ([]api.Content, error) {
+	return m.contents[d.Path], nil
+}
+func (m *fakeMachine) Activity(string) string { return "" }
+func (m *fakeMachine) Leave()                 { m.add("leave") }
+func (m *fakeMachine) Kexec() error           { m.add("kexec"); return m.kexec }
+func (m *fakeMachine) Reboot() error          { m.add("reboot"); return nil }
+func (m *fakeMachine) PowerOff() error        { m.add("poweroff"); return nil }
 
 func (m *fakeMachine) Reread(path string) error {
 	m.add("reread %s", path)
@@ -132,6 +138,9 @@ func (m *fakeMachine) Load(path string) (bootos.Entry, error) {
 }
 
 func (m *fakeMachine) Receive(_ context.Context, cfg receive.Config) (api.Result, error) {
+	if err := cfg.Admit(&m.man); err != nil {
+		return api.Result{}, err
+	}
 	m.add("receive %s to %s over %s, verify %v", cfg.Ref, cfg.Target, cfg.Interface, cfg.Install.Verify)
 	err := m.receives[0]
 	if len(m.receives) > 1 {

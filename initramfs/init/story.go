@@ -57,6 +57,8 @@ type machine interface {
 	// Inventory is without disks and addresses.
 	Inventory() api.Inventory
 	Disks() ([]api.Disk, error)
+	// Contents tells what stands on a disk.
+	Contents(d api.Disk) ([]api.Content, error)
 	Receive(ctx context.Context, cfg receive.Config) (api.Result, error)
 	Reread(path string) error
 	// Activity returns something else whenever the disk has done something.
@@ -222,7 +224,7 @@ func (b *boot) register(ctx context.Context, _ func()) (string, error) {
 func (b *boot) present() api.Inventory {
 	i := b.inventory
 	if d, err := b.m.Disks(); err == nil {
-		i.Disks = d
+		i.Disks = b.lookInto(d)
 	}
 	return i
 }

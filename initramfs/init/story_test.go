@@ -226,3 +226,41 @@ func (m *lateDisks) Disks() ([]api.Disk, error) {
 	}
 	return m.disks, nil
 }
+
+// TestDuplicates: what the image brings and another disk has already is told,
+// and refused where the assignment says so.
+func TestDuplicates(t *testing.T) {
+	for policy, want := range map[string][]string{
+		"":                   {"console WARNING: ", "filesystem UUID ab-cd is on /dev/sdb partition 2", "receive deb:1", "poweroff"},
+		api.DuplicatesRefuse: {"GIVEN UP", "/dev/sda refused: the image brings what another disk has already", "filesystem UUID ab-cd is on /dev/sdb partition 2"},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			s.machine.disks = append(s.machine.disks, api.Disk{Path: "/dev/sdb", Size: 1 << 30, Serial: "S2"})
+			s.boot.disks.list = s.machine.disks
+			s.machine.man.Partitions = []image.Partition{{Number: 1, FSUUID: "AB-CD"}}
+			same := []api.Content{{Partition: 2, Kind: "ext4", UUID: "ab-cd"}}
+			s.machine.contents = map[string][]api.Content{"/dev/sda": same, "/dev/sdb": same}
+			a := install1(api.ThenPoweroff)
+			a.Disk, a.Duplicates = "serial=S1", policy
+			s.server.assign(a)
+			s.start(t)
+			s.await(t, want[len(want)-1])
+			s.order(t, want...)
+			s.without(t, "is on /dev/sda")
+		})
+	}
+}
+
+// TestCandidates: a refused choice shows what stands on the disks.
+func TestCandidates(t *testing.T) {
+	s := newScene(t)
+	s.machine.disks = append(s.machine.disks, api.Disk{Path: "/dev/sdb", Size: 1 << 30, Serial: "S2"})
+	s.boot.disks.list = s.machine.disks
+	s.machine.contents = map[string][]api.Content{"/dev/sdb": {{Partition: 1, Kind: "ntfs", Label: "Data"}, {Partition: 2}}}
+	s.server.assign(install1(api.ThenPoweroff))
+	s.start(t)
+	s.await(t, "GIVEN UP")
+	s.order(t, `rule "only" matches 2`, `/dev/sdb`, `1 ntfs "Data", 2 unknown`)
+}

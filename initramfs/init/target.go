@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/image"
+	"huck/imager/inspect"
+	"huck/imager/install"
 	"huck/initramfs/steps"
 )
 
@@ -18,6 +22,9 @@ const (
 	settle = 2 * time.Second
 	// diskPatience is how long a disk that the rule names may take to appear.
 	diskPatience = 20 * time.Second
+	// maxContents is of how many partitions the contents are told: 200 bytes
+	// each in an inventory, which the server bounds at 256 KiB.
+	maxContents = 512
 )
 
 // disksSeen are the machine's disks and since when they are the same.
@@ -68,12 +75,51 @@ func (b *boot) target(rule string, chosen *api.Disk) func(context.Context, func(
 				return fmt.Sprintf("%s, %d bytes, %s %s", d.Path, d.Size, d.Model, d.Serial), nil
 			}
 			if err != nil && time.Since(start) >= b.patience {
+				_, err = r.Select(b.lookInto(b.disks.list)) // the same, with what stands on the candidates
 				return "", steps.Permanent(err)
 			}
 			if err := steps.Sleep(ctx, 200*time.Millisecond); err != nil {
 				return "", err
 			}
 		}
+	}
+}
+
+// lookInto returns the disks with what stands on them. A disk that cannot be
+// read is no reason to leave the others alone: it is logged.
+func (b *boot) lookInto(disks []api.Disk) []api.Disk {
+	seen, room := slices.Clone(disks), maxContents
+	for i := range seen {
+		found, err := b.m.Contents(seen[i])
+		if err != nil {
+			b.log.Info("disk not looked into", "dev", seen[i].Path, "err", err)
+		}
+		seen[i].Contents = found[:min(len(found), room)]
+		room -= len(seen[i].Contents)
+	}
+	return seen
+}
+
+// admit refuses or tells of what the image would bring a second time to this
+// machine: the installed system might start from the other disk.
+func (b *boot) admit(a *api.Assignment, target *api.Disk) func(*image.Manifest) error {
+	return func(man *image.Manifest) error {
+		others := slices.DeleteFunc(slices.Clone(b.disks.list), func(d api.Disk) bool { return d.Path == target.Path })
+		found := inspect.Duplicates(man, b.lookInto(others))
+		if len(found) == 0 {
+			return nil
+		}
+		var words []string
+		for _, d := range found {
+			words = append(words, d.String())
+		}
+		text := "the image brings what another disk has already: " + strings.Join(words, "; ")
+		if a.Duplicates == api.DuplicatesRefuse {
+			return &install.Refused{Device: target.Path, Why: text + "; wipe or unplug that disk, or assign with --duplicates warn"}
+		}
+		b.print("WARNING: %s; the installed system may start from there", text)
+		b.run.Event(api.Event{Type: api.EventLog, Step: "receive", Message: "WARNING: " + text})
+		return nil
 	}
 }
 
