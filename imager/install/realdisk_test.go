@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,6 +42,7 @@ func needRoot(t testing.TB) {
 // needKernel skips the test without a filesystem in this kernel.
 func needKernel(t testing.TB, kind string) {
 	t.Helper()
+	_ = exec.Command("modprobe", kind).Run() // it is listed only once it is loaded, and may be built in
 	b, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		t.Fatal(err)
