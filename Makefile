@@ -25,6 +25,10 @@ build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
 	go run ./build all
 	go build -trimpath -o build/out/ ./imager ./bootserver
 
+.PHONY: uki
+uki: deps ## the netboot folder with its UKI signed: SB_KEY=key.pem SB_CERT=cert.pem; APPEND="words" for its command line
+	go run ./build netboot
+
 .PHONY: test
 test: deps ## all tests; needs root
 	REQUIRE_TOOLS=1 $(MAKE) check test-unit test-qemu

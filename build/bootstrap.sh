@@ -10,7 +10,7 @@
 #            a C compiler for the race detector
 #   lint     shellcheck
 #   kernel   what builds the appliance's kernel
-#   netboot  iPXE, for the netboot folder
+#   netboot  iPXE, systemd's stub and sbsign, for the netboot folder
 #   vm       what boots virtual machines on a private network
 #   bench    the programs that Huck is measured beside, and the networks to do it in
 #   all      all of these but bench: uftp's package starts its daemon where systemd runs
@@ -24,11 +24,11 @@ go_version=go1.26.8
 go_checksum=h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM=
 go_platform=linux-amd64
 
-packages_unit=(gcc libc6-dev e2fsprogs dosfstools gdisk fdisk util-linux mount mtools cpio iproute2 nftables dnsmasq-base ndisc6 procps tftp-hpa curl udhcpc
+packages_unit=(gcc libc6-dev e2fsprogs dosfstools gdisk fdisk util-linux mount mtools cpio openssl iproute2 nftables dnsmasq-base ndisc6 procps tftp-hpa curl udhcpc
   xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse f2fs-tools cryptsetup-bin qemu-utils partclone lvm2)
 packages_lint=(shellcheck)
 packages_kernel=(linux-source-6.12 make gcc libc6-dev flex bison bc libelf-dev perl tar xz-utils zstd)
-packages_netboot=(ipxe)
+packages_netboot=(ipxe systemd-boot-efi sbsigntool)
 packages_vm=(qemu-system-x86 qemu-utils ipxe ipxe-qemu seabios ovmf nftables iproute2 ethtool debootstrap syslinux-common
   e2fsprogs dosfstools gdisk fdisk util-linux mtools)
 packages_bench=(udpcast uftp iproute2 nftables ethtool partclone zstd)

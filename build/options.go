@@ -21,13 +21,18 @@ type options struct {
 	overlay  string
 	ipxe     string
 	noIPXE   bool
+	stub     string
+	append   string
+	sbKey    string
+	sbCert   string
 	jobs     int
 }
 
 // fromEnv names the variable that stands in for a flag that is not given.
 var fromEnv = []struct{ flag, variable string }{
 	{"cache", "HUCK_CACHE"}, {"source", "KERNEL_SOURCE"}, {"kernel", "KERNEL"}, {"firmware", "FIRMWARE"},
-	{"overlay", "OVERLAY"}, {"ipxe", "IPXE"},
+	{"overlay", "OVERLAY"}, {"ipxe", "IPXE"}, {"stub", "STUB"}, {"append", "APPEND"},
+	{"sb-key", "SB_KEY"}, {"sb-cert", "SB_CERT"},
 }
 
 func (o *options) flagSet() *flag.FlagSet {
@@ -40,6 +45,11 @@ func (o *options) flagSet() *flag.FlagSet {
 	f.StringVar(&o.overlay, "overlay", "", "`folder` laid over the initramfs' root: CA, public keys (OVERLAY)")
 	f.StringVar(&o.ipxe, "ipxe", "", "`folder` with undionly.kpxe, snponly.efi, ipxe.efi (IPXE; default "+ipxeFolder+")")
 	f.BoolVar(&o.noIPXE, "no-ipxe", false, "leave iPXE out of the netboot folder")
+	f.StringVar(&o.stub, "stub", "", "systemd's linuxx64.efi.stub, for the UKI: a `file` (STUB; default "+efiStub+")")
+	f.StringVar(&o.append, "append", "", "`words` for the UKI's kernel command line (APPEND)")
+	f.StringVar(&o.sbKey, "sb-key", "", "private key to sign the UKI with for Secure Boot, a `file` in PEM (SB_KEY)")
+	f.StringVar(&o.sbCert, "sb-cert", "", "its certificate, a `file` in PEM (SB_CERT)")
+	f.StringVar(&o.out, "out", "", "`folder` for results (default build/out in the checkout)")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many compilers at once")
 	return f
 }
@@ -48,7 +58,8 @@ func (o *options) flagSet() *flag.FlagSet {
 func (o *options) complete(e env) error {
 	value := map[string]*string{
 		"cache": &o.cache, "source": &o.source, "kernel": &o.kernel, "firmware": &o.firmware,
-		"overlay": &o.overlay, "ipxe": &o.ipxe,
+		"overlay": &o.overlay, "ipxe": &o.ipxe, "stub": &o.stub, "append": &o.append,
+		"sb-key": &o.sbKey, "sb-cert": &o.sbCert,
 	}
 	for _, v := range fromEnv {
 		if p := value[v.flag]; *p == "" {
@@ -59,7 +70,9 @@ func (o *options) complete(e env) error {
 	if o.root, err = findRoot(); err != nil {
 		return err
 	}
-	o.out = filepath.Join(o.root, "build", "out")
+	if o.out == "" {
+		o.out = filepath.Join(o.root, "build", "out")
+	}
 	if o.cache == "" {
 		if o.cache, err = defaultCache(e); err != nil {
 			return err
@@ -70,6 +83,9 @@ func (o *options) complete(e env) error {
 	}
 	if o.ipxe == "" {
 		o.ipxe = ipxeFolder
+	}
+	if o.stub == "" {
+		o.stub = efiStub
 	}
 	return nil
 }
@@ -105,7 +121,8 @@ func printHelp(w io.Writer, f *flag.FlagSet) {
 
   kernel      the appliance's kernel              build/out/vmlinuz
   initramfs   its only program and root folder    build/out/initramfs.cpio.zst
-  netboot     both, iPXE and boot.json            build/out/netboot/
+  uki         both in one file for UEFI           build/out/huck.efi
+  netboot     all three, iPXE and boot.json       build/out/netboot/
   all         everything above
 
 flags (they win over the variables in brackets)

@@ -33,14 +33,17 @@ type logFunc = func(format string, args ...any)
 func steps(command string) []step {
 	kernel := step{"kernel", buildKernel}
 	initramfs := step{"initramfs", buildInitramfs}
+	uki := step{"uki", buildUKI}
 	netboot := step{"netboot", buildNetboot}
 	switch command {
 	case "kernel":
 		return []step{kernel}
 	case "initramfs":
 		return []step{initramfs}
+	case "uki":
+		return []step{kernel, initramfs, uki}
 	case "netboot", "all":
-		return []step{kernel, initramfs, netboot}
+		return []step{kernel, initramfs, uki, netboot}
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"huck/build/uki/ukitest"
 )
 
 func TestRunUsage(t *testing.T) {
@@ -104,6 +106,7 @@ func TestNetboot(t *testing.T) {
 		filepath.Join(root, "kernel-config", "a.config"):    "CONFIG_A=y\n",
 		filepath.Join(root, "initramfs", "init", "main.go"): "package main\nfunc main() {}\n",
 		filepath.Join(ipxe, "bzImage"):                      "the kernel",
+		filepath.Join(ipxe, "stub"):                         string(ukitest.Stub()),
 		filepath.Join(ipxe, "undionly.kpxe"):                "u",
 		filepath.Join(ipxe, "snponly.efi"):                  "s",
 		filepath.Join(ipxe, "ipxe.efi"):                     "i",
@@ -116,17 +119,17 @@ func TestNetboot(t *testing.T) {
 	t.Chdir(root)
 	var stderr bytes.Buffer
 	getenv := func(k string) string {
-		return map[string]string{"KERNEL": filepath.Join(ipxe, "bzImage"), "IPXE": ipxe, "HOME": root}[k]
+		return map[string]string{"KERNEL": filepath.Join(ipxe, "bzImage"), "IPXE": ipxe, "STUB": filepath.Join(ipxe, "stub"), "HOME": root}[k]
 	}
 	if err := run(t.Context(), env{&stderr, &stderr, getenv}, []string{"netboot"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"vmlinuz", "initramfs.cpio.zst", "boot.json", "undionly.kpxe", "snponly.efi", "ipxe.efi"} {
+	for _, name := range []string{"vmlinuz", "initramfs.cpio.zst", "huck.efi", "boot.json", "undionly.kpxe", "snponly.efi", "ipxe.efi"} {
 		if _, err := os.Stat(filepath.Join(root, "build", "out", "netboot", name)); err != nil {
 			t.Error(err)
 		}
 	}
-	for _, want := range []string{"kernel: taking", "kernel: done in", "initramfs: done in", "netboot: vmlinuz"} {
+	for _, want := range []string{"kernel: taking", "kernel: done in", "initramfs: done in", "uki: command line", "netboot: vmlinuz"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("it said %q, want %q", stderr.String(), want)
 		}
