@@ -21,11 +21,15 @@ import (
 // For operators, on the loopback interface only unless configured otherwise:
 //
 //	GET    /v1/nodes                        → []Node
-//	PUT    /v1/nodes/NODE/assignment        AssignRequest → Assignment
-//	DELETE /v1/nodes/NODE/assignment        → 204
+//	PUT    /v1/nodes/NAME/assignment        AssignRequest → Assignment; NAME is a node's or a group's
+//	DELETE /v1/nodes/NAME/assignment        → 204
+//	PUT    /v1/nodes/NAME/maintenance       MaintenanceRequest → 204
+//	PUT    /v1/nodes/NODE/model             ModelRequest → 204
+//	PUT    /v1/groups/GROUP                 GroupRequest → Group
 //	GET    /v1/events?follow=1&node=NODE    → one Event a line
 const (
 	PathNodes  = "/v1/nodes"
+	PathGroups = "/v1/groups"
 	PathEvents = "/v1/events"
 )
 
@@ -110,8 +114,11 @@ const (
 	ActionWait Action = "wait"
 	// ActionInstall: put the image on the target disk, then Then.
 	ActionInstall Action = "install"
-	// ActionBoot: start the system on the target disk.
+	// ActionBoot: start the system on the target disk, by kexec or by a reboot
+	// as Then says.
 	ActionBoot Action = "boot"
+	// ActionShell: maintenance. Write nothing, and have a shell on the console.
+	ActionShell Action = "shell"
 )
 
 // Then is what a node does after an installation.
@@ -169,12 +176,43 @@ type AssignRequest struct {
 	Disk      string `json:"disk"` // a Rule
 	EveryBoot bool   `json:"every_boot"`
 	Then      Then   `json:"then"`
+	// Tries is how many installations in a row may fail before the node stops;
+	// 0 is DefaultTries.
+	Tries int `json:"tries,omitempty"`
 	InstallOptions
+}
+
+// DefaultTries is how many installations of an assignment may fail in a row.
+const DefaultTries = 3
+
+// GroupRequest puts nodes into a group, or takes them out of it. A node is in
+// one group at most.
+type GroupRequest struct {
+	Nodes  []string `json:"nodes"`
+	Remove bool     `json:"remove,omitempty"`
+}
+
+// Group is a group of nodes.
+type Group struct {
+	Name string `json:"name"`
+	// Nodes are the IDs of its members, sorted.
+	Nodes []string `json:"nodes"`
+}
+
+// MaintenanceRequest puts a node into maintenance, or ends that.
+type MaintenanceRequest struct {
+	On bool `json:"on"`
+}
+
+// ModelRequest sets how machines of a node's model start the system on their
+// disk: ThenKexec or ThenReboot.
+type ModelRequest struct {
+	Start Then `json:"start"`
 }
 
 // Assignment tells a node what to do.
 type Assignment struct {
-	// Serial changes whenever the assignment does; 0 is "none yet".
+	// Serial changes whenever the answer does; 0 is "none yet".
 	Serial uint64 `json:"serial"`
 	Action Action `json:"action"`
 	// Ref is the full reference, digest included, resolved when assigned.
@@ -182,7 +220,11 @@ type Assignment struct {
 	Digest    image.ID `json:"digest,omitzero"`
 	Disk      string   `json:"disk,omitempty"`
 	EveryBoot bool     `json:"every_boot,omitempty"`
-	Then      Then     `json:"then,omitempty"`
+	// Then is how to go on after an installation; of ActionBoot it is how to
+	// start the system on the disk, ThenKexec or ThenReboot.
+	Then Then `json:"then,omitempty"`
+	// Why tells people why a node waits in spite of an assignment.
+	Why string `json:"why,omitempty"`
 	InstallOptions
 }
 
@@ -191,8 +233,20 @@ type Node struct {
 	ID        string    `json:"id"`
 	Inventory Inventory `json:"inventory"`
 	// Known is false for a machine nobody has assigned anything to.
-	Known      bool        `json:"known"`
+	Known bool `json:"known"`
+	// Group is the group that it is in, if any; Inherited tells that its
+	// assignment is the group's.
+	Group      string      `json:"group,omitempty"`
 	Assignment *Assignment `json:"assignment,omitempty"`
+	Inherited  bool        `json:"inherited,omitempty"`
+	// Maintenance tells that it is kept in the rescue shell.
+	Maintenance bool `json:"maintenance,omitempty"`
+	// Failures counts installations in a row that were begun and not reported
+	// complete, the present one included.
+	Failures int `json:"failures,omitempty"`
+	// Start is how machines of this model start the system on their disk:
+	// ThenKexec, or ThenReboot where kexec was seen to lead nowhere.
+	Start Then `json:"start"`
 	// State is the last step and how it went, e.g. "receive running".
 	State    string    `json:"state"`
 	Progress *Progress `json:"progress,omitempty"`
@@ -229,7 +283,13 @@ const (
 	StepRunning StepState = "running"
 	StepDone    StepState = "done"
 	StepFailed  StepState = "failed"
+	// StepLeaving is the last that is heard of a boot: the step's name says how
+	// the machine is left (kexec, reboot, poweroff).
+	StepLeaving StepState = "leaving"
 )
+
+// GivenUp is the message of a step's failure that is its last.
+const GivenUp = "given up"
 
 // Event is something that happened, as nodes report it and `bootserver events`
 // prints it, one a line.
@@ -247,20 +307,6 @@ type Event struct {
 	Error    string          `json:"error,omitempty"`
 	Progress *Progress       `json:"progress,omitempty"`
 	Data     json.RawMessage `json:"data,omitempty"`
-}
-
-// Progress of an installation, in bytes of decoded chunks unless said
-// otherwise.
-type Progress struct {
-	// Total is the image's used bytes.
-	Total int64 `json:"total"`
-	// Planned have been compared with the disk, InPlace were found there.
-	Planned int64 `json:"planned"`
-	InPlace int64 `json:"in_place"`
-	// Written are on their way to the disk or there.
-	Written int64 `json:"written"`
-	// Received counts encoded bytes by transport: multicast, http, store.
-	Received map[string]int64 `json:"received,omitempty"`
 }
 
 // Verified is the Data of EventVerified.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"huck/imager/api"
 	"huck/initramfs/rescue"
 )
 
@@ -48,16 +47,5 @@ func TestListCommands(t *testing.T) {
 		if !slices.Contains(names, want) {
 			t.Errorf("no %s among %v", want, names)
 		}
-	}
-}
-
-func TestProgressLine(t *testing.T) {
-	p := api.Progress{Total: 100 << 20, Planned: 50 << 20, InPlace: 10 << 20, Written: 30 << 20, Received: map[string]int64{"multicast": 20 << 20, "http": 1 << 20}}
-	want := "40% of 100 MiB at 5.0 MiB/s, compared 50%, in place 10%, multicast 20.0 MiB, http 1.0 MiB"
-	if got := progressLine(p, 5<<20); got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := progressLine(api.Progress{}, 0); !strings.HasPrefix(got, "100% of 0 MiB") {
-		t.Errorf("empty image: %q", got)
 	}
 }

@@ -63,9 +63,6 @@ func (b *boot) verified(v api.Verified, t *tracker) {
 	b.run.Event(e)
 }
 
-// transports are the names of api.Result.Received, the usual one first.
-var transports = []string{"multicast", "http"}
-
 // grownLine tells what became of the last partition.
 func grownLine(g *api.Grown) string {
 	switch {
@@ -79,10 +76,8 @@ func grownLine(g *api.Grown) string {
 
 func resultLine(r api.Result) string {
 	s := fmt.Sprintf("image %s, %d bytes, %d chunks in place, %d bytes written", r.Image, r.ImageBytes, r.ChunksInPlace, r.WrittenBytes)
-	for _, via := range transports {
-		if n := r.Received[via]; n > 0 {
-			s += fmt.Sprintf(", %d by %s", n, via)
-		}
+	if via := (api.Progress{Received: r.Received}).Via(); via != "" {
+		s += ", " + via
 	}
 	return s + grownLine(r.Grown)
 }

@@ -245,6 +245,10 @@ func (b *boot) assignment(ctx context.Context) (a api.Assignment, err error) {
 			if a.Serial != b.after && b.wanted(a) {
 				return describe(a), nil
 			}
+			if a.Serial != b.after && a.Why != "" {
+				b.print("STOPPED: %s", a.Why)
+				b.offer()
+			}
 			if a.Serial != b.after {
 				b.after = a.Serial
 			} else if err := steps.Sleep(ctx, time.Second); err != nil { // a server that does not hold requests
@@ -261,10 +265,13 @@ func (b *boot) wanted(a api.Assignment) bool {
 }
 
 func describe(a api.Assignment) string {
-	if a.Action == api.ActionInstall {
+	switch a.Action {
+	case api.ActionInstall:
 		return fmt.Sprintf("install %s on disk %s, then %s", a.Ref, a.Disk, a.Then)
+	case api.ActionBoot:
+		return fmt.Sprintf("boot from disk %s by %s", a.Disk, a.Then)
 	}
-	return fmt.Sprintf("%s from disk %s", a.Action, a.Disk)
+	return string(a.Action)
 }
 
 // carryOut does what an assignment says.
@@ -274,6 +281,8 @@ func (b *boot) carryOut(ctx context.Context, a api.Assignment) error {
 		return b.install(ctx, a)
 	case api.ActionBoot:
 		return b.start(ctx, a)
+	case api.ActionShell:
+		return b.maintain(ctx)
 	}
 	return fmt.Errorf("the server asks for %q, which this appliance does not know", a.Action)
 }
@@ -315,14 +324,38 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	return nil
 }
 
-// start starts the system on the disk. Failing that it does not reboot: that
-// could lead back here, again and again.
+// start starts the system on the disk. Failing that it does not reboot, which
+// could lead back here, again and again, unless the server, who counts, says so.
 func (b *boot) start(ctx context.Context, a api.Assignment) error {
 	var target api.Disk
 	if err := b.run.Run(ctx, steps.Step{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)}); err != nil {
 		return err
 	}
+	if a.Then == api.ThenReboot {
+		return b.leave(ctx, "reboot", b.m.Reboot)
+	}
 	return b.kexec(ctx, target.Path)
+}
+
+// maintain does nothing, until the server says something else.
+func (b *boot) maintain(ctx context.Context) error {
+	return b.run.Run(ctx, steps.Step{Name: "maintenance", Silence: api.LongPoll + time.Minute, MaxWait: 10 * time.Second, Do: func(ctx context.Context, alive func()) (string, error) {
+		b.print("in maintenance: nothing is written; bootserver maintain %s --end ends it", b.client.Node())
+		b.offer()
+		for {
+			alive()
+			a, err := b.client.Assignment(ctx, b.after)
+			if err != nil {
+				return "", err
+			}
+			if a.Serial != b.after {
+				return "ended", nil
+			}
+			if err := steps.Sleep(ctx, time.Second); err != nil { // a server that does not hold requests
+				return "", err
+			}
+		}
+	}})
 }
 
 // kexec starts the system on a disk. It returns errLeft or why it could not.
@@ -345,7 +378,7 @@ func (b *boot) kexec(ctx context.Context, path string) error {
 
 // leave ends the appliance by doing what the name says.
 func (b *boot) leave(ctx context.Context, name string, do func() error) error {
-	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepRunning, Message: "leaving"})
+	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepLeaving})
 	b.print("%s leaving: %s", steps.Uptime(), name)
 	flush, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -354,6 +387,7 @@ func (b *boot) leave(ctx context.Context, name string, do func() error) error {
 	}
 	b.m.Leave()
 	if err := do(); err != nil {
+		b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepFailed, Error: err.Error(), Message: api.GivenUp})
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return errLeft

@@ -97,6 +97,44 @@ func TestBootFails(t *testing.T) {
 	s.without(t, "reboot", "leave")
 }
 
+// TestBootByReboot: the server knows what kexec is worth on this machine.
+func TestBootByReboot(t *testing.T) {
+	s := newScene(t)
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionBoot, Disk: "only", Then: api.ThenReboot})
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "event step reboot leaving", "leave", "\nreboot")
+	s.without(t, "load", "kexec")
+}
+
+// TestMaintenance: nothing happens until it ends.
+func TestMaintenance(t *testing.T) {
+	s := newScene(t)
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionShell, Ref: "deb:1", Disk: "only"})
+	s.start(t)
+	s.await(t, "console in maintenance: nothing is written; bootserver maintain n1 --end ends it")
+	s.await(t, "offer")
+	s.await(t, "event step maintenance running")
+	s.without(t, "receive", "load")
+	s.server.assign(api.Assignment{Serial: 2, Action: api.ActionInstall, Ref: "deb:1", Disk: "only", Then: api.ThenPoweroff})
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "step maintenance: done", "receive deb:1", "poweroff")
+}
+
+// TestStopped: a server that has seen enough is quoted.
+func TestStopped(t *testing.T) {
+	s := newScene(t)
+	s.server.assign(api.Assignment{Serial: 1, Action: api.ActionWait, Why: "3 installations in a row did not complete"})
+	s.start(t)
+	s.await(t, "console STOPPED: 3 installations in a row did not complete")
+	s.await(t, "console waiting for an assignment")
+	s.without(t, "receive", "load")
+}
+
 func TestNothingToDo(t *testing.T) {
 	s := newScene(t)
 	s.start(t)

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"huck/imager/api"
@@ -121,83 +120,4 @@ func (b *boot) admit(a *api.Assignment, target *api.Disk) func(*image.Manifest) 
 		b.run.Event(api.Event{Type: api.EventLog, Step: "receive", Message: "WARNING: " + text})
 		return nil
 	}
-}
-
-// tracker watches an installation's progress, for the console, the server and
-// the limit on silence.
-type tracker struct {
-	b     *boot
-	alive func()
-	path  string
-
-	mu      sync.Mutex
-	last    api.Progress
-	at      time.Time // when last changed
-	told    time.Time
-	written int64 // when told
-}
-
-// every is the least time between two progress lines, or two progress events.
-const every = 2 * time.Second
-
-// progress takes what install reports, a few times a second.
-func (t *tracker) progress(p api.Progress) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	if !reflect.DeepEqual(p, t.last) {
-		t.last, t.at = p, now
-		t.alive()
-	}
-	if now.Sub(t.told) < every {
-		return
-	}
-	moved := float64(p.Written+p.InPlace-t.written) / now.Sub(t.told).Seconds()
-	if t.told.IsZero() {
-		moved = 0
-	}
-	t.told, t.written = now, p.Written+p.InPlace
-	t.b.print("%s receive: %s", steps.Uptime(), progressLine(p, moved))
-	t.b.run.Event(api.Event{Type: api.EventProgress, Step: "receive", Progress: &p})
-}
-
-// progressLine tells progress and the rate in bytes a second.
-func progressLine(p api.Progress, rate float64) string {
-	const mib = 1 << 20
-	percent := func(n int64) int64 {
-		if p.Total == 0 {
-			return 100
-		}
-		return 100 * n / p.Total
-	}
-	s := fmt.Sprintf("%d%% of %d MiB at %.1f MiB/s, compared %d%%, in place %d%%",
-		percent(p.Written+p.InPlace), p.Total/mib, rate/mib, percent(p.Planned), percent(p.InPlace))
-	for _, via := range transports {
-		if n := p.Received[via]; n > 0 {
-			s += fmt.Sprintf(", %s %.1f MiB", via, float64(n)/mib)
-		}
-	}
-	return s
-}
-
-// watch takes work of the disk for a sign of life where no progress is
-// reported: reading back, discarding, the last sync.
-func (t *tracker) watch(ctx context.Context) {
-	last := ""
-	for steps.Sleep(ctx, every) == nil {
-		if a := t.b.m.Activity(t.path); a != last {
-			last = a
-			t.alive()
-		}
-	}
-}
-
-// sinceChange is the time since progress last changed.
-func (t *tracker) sinceChange() time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.at.IsZero() {
-		return 0
-	}
-	return time.Since(t.at)
 }

@@ -134,7 +134,7 @@ func (r *Runner) done(name, said string, took time.Duration) {
 func (r *Runner) failed(name string, err error, took time.Duration, last bool) {
 	e := api.Event{Type: api.EventStep, Step: name, State: api.StepFailed, Seconds: took.Seconds(), Error: err.Error()}
 	if last {
-		e.Message = "given up"
+		e.Message = api.GivenUp
 	} else {
 		e.Message = "trying again"
 	}
