@@ -82,8 +82,10 @@ func TestBootingExamples(t *testing.T) {
 	answers(t, "dhcp", r.Handle)
 	answers(t, "proxy", p.Handle)
 	answers(t, "boot", p.HandleBoot)
-	if got, want := boot.Script(server, ""), blocks(t, "ipxe")[0]; got != want {
-		t.Errorf("the script is\n%s\nwant\n%s", got, want)
+	for i, got := range []string{boot.Script(server, ""), boot.OwnDiskScript} {
+		if want := blocks(t, "ipxe")[i]; got != want {
+			t.Errorf("script %d is\n%s\nwant\n%s", i, got, want)
+		}
 	}
 }
 

@@ -1,165 +1,33 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strings"
-	"text/tabwriter"
-	"time"
 
 	"huck/imager/api"
 	"huck/imager/image"
 )
 
-type nodesCmd struct {
-	serverFlag
-}
-
-// Run lists the nodes: a table, or with --json one api.Node a line.
-func (c *nodesCmd) Run(a *app) error {
-	var nodes []api.Node
-	if err := c.call(a.ctx, http.MethodGet, nil, &nodes, api.PathNodes); err != nil {
-		return err
-	}
-	if a.json {
-		enc := json.NewEncoder(a.env.Stdout)
-		for _, n := range nodes {
-			if err := enc.Encode(n); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	w := tabwriter.NewWriter(a.env.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NODE\tADDRESS\tASSIGNMENT\tSTATE\tPROGRESS\tSEEN") // tabwriter keeps its error for Flush
-	for _, n := range nodes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.ID, n.Inventory.Address, assignmentWords(n), n.State, progressWords(n.Progress), seenWords(n.LastSeen))
-	}
-	return w.Flush()
-}
-
-func assignmentWords(n api.Node) string {
-	a := n.Assignment
-	switch {
-	case a == nil && n.Known:
-		return "none"
-	case a == nil:
-		return "unknown, waits"
-	}
-	ref, _, _ := strings.Cut(a.Ref, "@")
-	if ref == "" {
-		ref = "@" + a.Digest.Short()
-	}
-	when := "once"
-	if a.EveryBoot {
-		when = "every boot"
-	}
-	return fmt.Sprintf("%s %s, %s, then %s", ref, a.Disk, when, a.Then)
-}
-
-func progressWords(p *api.Progress) string {
-	if p == nil || p.Total <= 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d %%", min(100, (p.InPlace+p.Written)*100/p.Total))
-}
-
-func seenWords(t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return t.Local().Format(time.DateTime)
-}
-
-type eventsCmd struct {
-	serverFlag
-	Follow bool   `short:"f" help:"Go on with what happens."`
-	Node   string `placeholder:"NODE" help:"Only this node's."`
-}
-
-// maxEventLine bounds an event, in bytes.
-const maxEventLine = 1 << 20
-
-// Run prints events, as words or with --json as they are.
-func (c *eventsCmd) Run(a *app) error {
-	q := url.Values{}
-	if c.Follow {
-		q.Set("follow", "1")
-	}
-	if c.Node != "" {
-		q.Set("node", c.Node)
-	}
-	body, err := c.open(a.ctx, http.MethodGet, q, nil, api.PathEvents)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	sc := bufio.NewScanner(body)
-	sc.Buffer(nil, maxEventLine)
-	for sc.Scan() {
-		line := sc.Text()
-		if !a.json {
-			var e api.Event
-			if err := json.Unmarshal(sc.Bytes(), &e); err != nil {
-				return fmt.Errorf("events: %w", err)
-			}
-			line = eventWords(e)
-		}
-		if _, err := fmt.Fprintln(a.env.Stdout, line); err != nil {
-			return err
-		}
-	}
-	if err := sc.Err(); err != nil {
-		return fmt.Errorf("events: %w", err)
-	}
-	if c.Follow {
-		return errors.New("events: the server ended the stream")
-	}
-	return nil
-}
-
-func eventWords(e api.Event) string {
-	words := []string{e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Node, string(e.Type), e.Step, string(e.State)}
-	if e.Seconds > 0 {
-		words = append(words, fmt.Sprintf("%.1f s", e.Seconds))
-	}
-	words = append(words, e.Message)
-	if e.Error != "" {
-		words = append(words, "error: "+e.Error)
-	}
-	words = append(words, progressWords(e.Progress), string(e.Data))
-	return strings.Join(strings.Fields(strings.Map(printable, strings.Join(words, " "))), " ")
-}
-
-// printable keeps a node's words from steering the operator's terminal.
-func printable(r rune) rune {
-	if r < ' ' || r >= 0x7f && r < 0xa0 {
-		return ' '
-	}
-	return r
-}
-
 type assignCmd struct {
 	serverFlag
-	Node string `arg:"" help:"The machine: its ID as nodes lists it, or the MAC of one that was never seen."`
+	Node string `arg:"" name:"node|group" help:"The machine: its ID as nodes lists it, or the MAC of one that was never seen; or a group."`
 	Ref  string `arg:"" help:"The image: NAME[:VERSION], NAME[:VERSION]@DIGEST or @DIGEST; the latest version by default."`
 	Disk string `required:"" placeholder:"RULE" help:"The target, comma-joined: only | serial=… | wwn=… | model=GLOB | size=10G..2T | transport=… | rotational=yes|no | smallest | largest."`
 
 	Once      bool `xor:"when" required:"" help:"Install once; later boots start the installed system."`
 	EveryBoot bool `xor:"when" required:"" help:"Install at every boot."`
 
-	Then string `default:"kexec" placeholder:"WHAT" help:"After the installation: kexec (default), reboot, poweroff or wait."`
+	Then  string `default:"kexec" placeholder:"WHAT" help:"After the installation: kexec (default), reboot, poweroff or wait."`
+	Tries int    `default:"3" placeholder:"N" help:"Stop after N installations in a row that did not complete (${default})."`
 
 	Grow       bool   `help:"Let the last partition and its filesystem take all the room of a larger disk."`
 	Confirm    bool   `help:"A person at the machine's console has to type the target's serial number first."`
 	Duplicates string `default:"warn" placeholder:"WHAT" help:"Where a UUID, label or volume group of the image is on another disk of the machine, too: warn (default) or refuse."`
 }
 
-// Run assigns an image to a node.
+// Run assigns an image to a node, or to a group.
 func (c *assignCmd) Run(a *app) error {
 	if _, err := image.ParseRef(c.Ref); err != nil {
 		return usageError{err}
@@ -171,12 +39,15 @@ func (c *assignCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if c.Tries < 1 {
+		return usageError{fmt.Errorf("--tries %d: want 1 or more", c.Tries)}
+	}
 	how := api.InstallOptions{Grow: c.Grow, Confirm: c.Confirm, Duplicates: c.Duplicates}
 	if err := how.Check(); err != nil {
 		return usageError{err}
 	}
 	var got api.Assignment
-	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then, InstallOptions: how}
+	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then, Tries: c.Tries, InstallOptions: how}
 	if err := c.call(a.ctx, http.MethodPut, req, &got, api.PathNodes, c.Node, "assignment"); err != nil {
 		return err
 	}
@@ -189,10 +60,59 @@ func (c *assignCmd) Run(a *app) error {
 
 type unassignCmd struct {
 	serverFlag
-	Node string `arg:"" help:"The machine's ID as nodes lists it."`
+	Node string `arg:"" name:"node|group" help:"The machine's ID as nodes lists it, or a group."`
 }
 
-// Run takes a node's assignment away.
+// Run takes a node's assignment away, or a group's.
 func (c *unassignCmd) Run(a *app) error {
 	return c.call(a.ctx, http.MethodDelete, nil, nil, api.PathNodes, c.Node, "assignment")
+}
+
+type groupCmd struct {
+	serverFlag
+	Name   string   `arg:"" name:"group" help:"The group; it is made where there is none."`
+	Nodes  []string `arg:"" optional:"" name:"node" help:"Machines: IDs as nodes lists them, or MACs of some that were never seen. Without any, the group's members are listed."`
+	Remove bool     `help:"Take them out of the group."`
+}
+
+// Run puts nodes into a group, and prints who is in it then.
+func (c *groupCmd) Run(a *app) error {
+	if c.Remove && len(c.Nodes) == 0 {
+		return usageError{errors.New("--remove: name the machines to take out of the group")}
+	}
+	var g api.Group
+	if err := c.call(a.ctx, http.MethodPut, api.GroupRequest{Nodes: c.Nodes, Remove: c.Remove}, &g, api.PathGroups, c.Name); err != nil {
+		return err
+	}
+	if a.json {
+		return json.NewEncoder(a.env.Stdout).Encode(g)
+	}
+	for _, id := range g.Nodes {
+		if _, err := fmt.Fprintln(a.env.Stdout, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type maintainCmd struct {
+	serverFlag
+	Node string `arg:"" name:"node|group" help:"The machine's ID as nodes lists it, or a group."`
+	End  bool   `help:"End the maintenance: the machine goes on as it is assigned."`
+}
+
+// Run puts a node into maintenance, or ends that.
+func (c *maintainCmd) Run(a *app) error {
+	return c.call(a.ctx, http.MethodPut, api.MaintenanceRequest{On: !c.End}, nil, api.PathNodes, c.Node, "maintenance")
+}
+
+type modelCmd struct {
+	serverFlag
+	Node  string `arg:"" help:"A machine of that model: its ID as nodes lists it."`
+	Start string `arg:"" enum:"kexec,reboot" help:"kexec, or reboot: by the machine's firmware."`
+}
+
+// Run sets how machines of a model start the system on their disk.
+func (c *modelCmd) Run(a *app) error {
+	return c.call(a.ctx, http.MethodPut, api.ModelRequest{Start: api.Then(c.Start)}, nil, api.PathNodes, c.Node, "model")
 }

@@ -83,8 +83,11 @@ type cli struct {
 	Serve    serveCmd    `cmd:"" help:"Serve until SIGTERM."`
 	Nodes    nodesCmd    `cmd:"" help:"List the machines."`
 	Events   eventsCmd   `cmd:"" help:"Print what happened, and what happens."`
-	Assign   assignCmd   `cmd:"" help:"Tell a machine which image to carry."`
-	Unassign unassignCmd `cmd:"" help:"Take a machine's assignment away."`
+	Assign   assignCmd   `cmd:"" help:"Tell a machine, or each of a group, which image to carry."`
+	Unassign unassignCmd `cmd:"" help:"Take the assignment of a machine or a group away."`
+	Group    groupCmd    `cmd:"" help:"Put machines into a group; each gets the group's assignment unless it has one of its own."`
+	Maintain maintainCmd `cmd:"" help:"Keep a machine in the rescue shell, with nothing written to its disk."`
+	Model    modelCmd    `cmd:"" help:"Say how machines of a model start the system on their disk; else it is kexec until that was seen to fail."`
 }
 
 // app is what every command gets.

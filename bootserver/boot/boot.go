@@ -170,3 +170,13 @@ sleep 5
 reboot
 `, base, Kernel, args, Initramfs)
 }
+
+// OwnDiskScript is the iPXE script that leaves a machine to its own disk. A BIOS
+// is told which disk; many do not go on to the next entry when a boot ROM ends.
+// UEFI goes on where a boot entry ends with an error: after one that ends well
+// it shows its menu (UEFI specification, section 3.1.1).
+const OwnDiskScript = `#!ipxe
+echo Huck: nothing to do, starting the system on the disk
+iseq ${platform} pcbios && sanboot --no-describe --drive 0x80 ||
+exit 1
+`

@@ -2,8 +2,9 @@ package nodes
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"huck/imager/api"
@@ -38,14 +39,26 @@ func (r *Registry) Register(ctx context.Context, inv api.Inventory) (api.Registe
 	}
 	now := time.Now()
 	before, _ := n.look()
+	var tell []string
 	rec, err := r.update(ctx, n, func(rec *record) error {
 		if rec.FirstSeen.IsZero() {
 			rec.FirstSeen = now
 		}
+		identify(&inv, &rec.Inventory)
 		rec.Inventory, rec.LastSeen = inv, now
-		if rec.Boot != inv.BootID {
-			rec.decide(inv.BootID)
-			rec.State = "registered"
+		if rec.Boot == inv.BootID {
+			return nil
+		}
+		startBy, said, err := r.boots(ctx, rec, now)
+		if err != nil {
+			return err
+		}
+		tell = said
+		rec.decide(inv.BootID, startBy)
+		rec.State = "registered"
+		if why := rec.assignment().Why; why != "" {
+			rec.State = "stopped: " + why
+			tell = append(tell, rec.State)
 		}
 		return nil
 	})
@@ -53,6 +66,9 @@ func (r *Registry) Register(ctx context.Context, inv api.Inventory) (api.Registe
 		return api.Registered{}, err
 	}
 	n.seen(now, rec.Boot != before.Boot)
+	for _, s := range tell {
+		r.say(rec, s)
+	}
 	switch {
 	case before.FirstSeen.IsZero():
 		r.say(rec, fmt.Sprintf("seen for the first time: %s %s, %s", inv.Manufacturer, inv.Product, inv.Address))
@@ -115,73 +131,151 @@ func (r *Registry) Assignment(ctx context.Context, id string) (api.Assignment, <
 			return api.Assignment{}, nil, err
 		}
 		if told {
-			r.say(rec, fmt.Sprintf("told to install %s on the disk %q", rec.Want.Ref, rec.Want.Disk))
+			r.say(rec, handedOut(&rec))
 		}
 	}
 }
 
-// Assign sets what a node is to do; resolved is req.Ref with its digest. A
-// machine that was never seen can be named by its MAC. Errors wrap ErrNotFound
-// or ErrInvalid or are the store's.
-func (r *Registry) Assign(ctx context.Context, id string, req api.AssignRequest, resolved api.Resolved) (api.Assignment, error) {
-	if _, err := api.ParseRule(req.Disk); err != nil {
-		return api.Assignment{}, invalid("%v", err)
+// handedOut tells of an installation that a node was told to do.
+func handedOut(rec *record) string {
+	w := rec.want()
+	s := fmt.Sprintf("told to install %s on the disk %q", w.Ref, w.Disk)
+	if rec.Tries > 1 {
+		s += fmt.Sprintf(", attempt %d of %d", rec.Tries, w.limit())
 	}
-	if _, err := api.ParseThen(string(req.Then)); err != nil {
-		return api.Assignment{}, invalid("%v", err)
-	}
-	if err := req.Check(); err != nil {
-		return api.Assignment{}, invalid("%v", err)
-	}
-	n, err := r.find(id)
-	if errors.Is(err, ErrNotFound) {
-		if n, err = r.expect(id, err); err != nil {
-			return api.Assignment{}, err
-		}
-	}
+	return s
+}
+
+// Assign sets what a node, or each of a group, is to do; resolved is req.Ref
+// with its digest. A machine that was never seen can be named by its MAC.
+// Errors wrap ErrNotFound or ErrInvalid or are the store's.
+func (r *Registry) Assign(ctx context.Context, name string, req api.AssignRequest, resolved api.Resolved) (api.Assignment, error) {
+	w, err := wish(req, resolved)
 	if err != nil {
 		return api.Assignment{}, err
 	}
-	w := &want{Ref: resolved.Ref, Digest: resolved.Digest, Disk: req.Disk, EveryBoot: req.EveryBoot, Then: req.Then, InstallOptions: req.InstallOptions}
-	rec, err := r.update(ctx, n, func(rec *record) error { rec.assign(w); return nil })
+	if _, ok := r.group(name); ok {
+		return (&record{Inherited: w}).assignment(), r.assignGroup(ctx, name, w)
+	}
+	n, err := r.findOrExpect(name)
 	if err != nil {
 		return api.Assignment{}, err
 	}
-	when := "once"
-	if w.EveryBoot {
-		when = "at every boot"
+	rec, err := r.update(ctx, n, func(rec *record) error { rec.order(func() { rec.Own = w }); return nil })
+	if err != nil {
+		return api.Assignment{}, err
 	}
-	r.say(rec, fmt.Sprintf("assigned %s, disk %q, %s, then %s", w.Ref, w.Disk, when, w.Then))
+	r.say(rec, "assigned "+w.String())
 	return rec.assignment(), nil
 }
 
-// expect makes a node for a machine that was never seen, if id is a MAC;
-// else it returns notFound.
-func (r *Registry) expect(id string, notFound error) (*node, error) {
+// maxTries is the most installations that may fail in a row: more is a loop.
+const maxTries = 100
+
+// wish checks what an operator asks for.
+func wish(req api.AssignRequest, resolved api.Resolved) (*want, error) {
+	if _, err := api.ParseRule(req.Disk); err != nil {
+		return nil, invalid("%v", err)
+	}
+	if _, err := api.ParseThen(string(req.Then)); err != nil {
+		return nil, invalid("%v", err)
+	}
+	if err := req.Check(); err != nil {
+		return nil, invalid("%v", err)
+	}
+	if req.Tries < 0 || req.Tries > maxTries {
+		return nil, invalid("%d installations that may fail in a row, want 1 to %d", req.Tries, maxTries)
+	}
+	return &want{
+		Ref: resolved.Ref, Digest: resolved.Digest, Disk: req.Disk, EveryBoot: req.EveryBoot, Then: req.Then, Tries: req.Tries,
+		InstallOptions: req.InstallOptions,
+	}, nil
+}
+
+// findOrExpect returns a node by ID, or, if id is a MAC, the node that has it
+// or one made for the machine that will come.
+func (r *Registry) findOrExpect(id string) (*node, error) {
+	n, notFound := r.find(id)
+	if notFound == nil {
+		return n, nil
+	}
 	mac, err := parseMAC(id)
 	if err != nil {
 		return nil, notFound
 	}
 	r.registering.Lock()
 	defer r.registering.Unlock()
-	if n := r.match(&api.Inventory{MACs: []string{mac}}); n != nil { // another card of a known machine
+	var owners []string
+	for _, o := range r.all() {
+		if rec, _ := o.look(); slices.Contains(rec.Inventory.MACs, mac) {
+			n, owners = o, append(owners, rec.ID)
+		}
+	}
+	switch len(owners) {
+	case 0:
+		return r.add(mac)
+	case 1: // another card of a known machine
 		return n, nil
 	}
-	return r.add(mac)
+	slices.Sort(owners)
+	return nil, invalid("%s has been seen on %s; name one of them", mac, strings.Join(owners, " and "))
 }
 
-// Unassign takes a node's assignment away. Errors wrap ErrNotFound or are the
-// store's.
-func (r *Registry) Unassign(ctx context.Context, id string) error {
-	n, err := r.find(id)
+// Unassign takes a node's own assignment away, or a group's. Errors wrap
+// ErrNotFound or ErrInvalid or are the store's.
+func (r *Registry) Unassign(ctx context.Context, name string) error {
+	if _, ok := r.group(name); ok {
+		return r.assignGroup(ctx, name, nil)
+	}
+	n, err := r.find(name)
 	if err != nil {
 		return err
 	}
-	rec, err := r.update(ctx, n, func(rec *record) error { rec.assign(nil); return nil })
-	if err == nil {
+	rec, err := r.update(ctx, n, func(rec *record) error {
+		if rec.Own == nil && rec.Inherited != nil {
+			return invalid("%s has no assignment of its own, but that of its group %s; unassign the group, or take the node out of it", rec.ID, rec.Group)
+		}
+		rec.order(func() { rec.Own = nil })
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case rec.Inherited != nil:
+		r.say(rec, fmt.Sprintf("unassigned; its group %s has it assigned %s", rec.Group, rec.Inherited))
+	default:
 		r.say(rec, "unassigned")
 	}
-	return err
+	return nil
+}
+
+// Maintain keeps a node, or each of a group, in the rescue shell from its next
+// boot on, or at once if it waits; or ends that. Errors wrap ErrNotFound or are
+// the store's.
+func (r *Registry) Maintain(ctx context.Context, name string, on bool) error {
+	names := []string{name}
+	if _, ok := r.group(name); ok {
+		names = r.members(name)
+	}
+	for _, id := range names {
+		n, err := r.find(id)
+		if err != nil {
+			return err
+		}
+		changed := false
+		rec, err := r.update(ctx, n, func(rec *record) error {
+			changed = rec.Maintenance != on
+			rec.order(func() { rec.Maintenance = on })
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if changed {
+			r.say(rec, map[bool]string{true: "put into maintenance", false: "maintenance ended"}[on])
+		}
+	}
+	return nil
 }
 
 // Report takes events of a node's present boot. When it returns nil, what
@@ -233,27 +327,23 @@ func checkEvent(e *api.Event) error {
 // apply changes the node as its events say.
 func (r *Registry) apply(ctx context.Context, n *node, events []api.Event) (finished bool, rec record, err error) {
 	rec, _ = n.look()
-	state, installed := rec.State, false
+	now := time.Now()
 	var progress *api.Progress
+	var news []api.Event
 	for _, e := range events {
-		if e.Boot != "" && e.Boot != rec.Boot {
-			continue // of an earlier boot: for the diary only
-		}
-		switch e.Type {
-		case api.EventStep:
-			state = describe(e)
-		case api.EventProgress:
+		switch {
+		case e.Boot != "" && e.Boot != rec.Boot: // of an earlier boot: for the diary only
+		case e.Type == api.EventProgress:
 			progress = e.Progress
-		case api.EventInstalled:
-			installed = true
-			state = "installed"
+		case e.Type == api.EventStep, e.Type == api.EventInstalled:
+			news = append(news, e)
 		}
 	}
-	if state != rec.State || installed {
+	if len(news) > 0 {
 		rec, err = r.update(ctx, n, func(rec *record) error {
-			rec.State = state
-			if installed {
-				finished = rec.finish()
+			finished = false
+			for _, e := range news {
+				finished = rec.hear(e, now) || finished
 			}
 			return nil
 		})
@@ -263,11 +353,33 @@ func (r *Registry) apply(ctx context.Context, n *node, events []api.Event) (fini
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lastSeen = time.Now()
+	n.lastSeen = now
 	if progress != nil {
 		n.progress = progress
 	}
 	return finished, rec, nil
+}
+
+// hear changes a record as an event of its present boot says. It reports
+// whether that completes an installation.
+func (r *record) hear(e api.Event, now time.Time) (finished bool) {
+	if e.Type == api.EventInstalled {
+		r.State = "installed"
+		return r.finish()
+	}
+	r.State = describe(e)
+	switch e.State {
+	case api.StepLeaving:
+		r.leave(e.Step, now)
+	case api.StepFailed:
+		r.LastError = fmt.Sprintf("%s: %.300s", e.Step, e.Error)
+		if e.Step == string(api.ThenKexec) && e.Message == api.GivenUp && !r.NoKexec {
+			r.NoKexec = true
+			r.Left = left{}
+			r.Version++ // a boot of its own disk is told anew how
+		}
+	}
+	return false
 }
 
 func describe(e api.Event) string {

@@ -22,8 +22,10 @@ import (
 
 // Keys in the store.
 const (
-	nodePrefix = "nodes/"
-	secretKey  = "secret"
+	nodePrefix  = "nodes/"
+	groupPrefix = "groups/"
+	modelPrefix = "models/"
+	secretKey   = "secret"
 )
 
 // ErrNotFound is wrapped for a node that is not known.
@@ -52,9 +54,15 @@ type Registry struct {
 	// registering is held while a machine is matched with the nodes we know,
 	// so that one machine never becomes two nodes.
 	registering sync.Mutex
+	// grouping is held while a group or its membership changes, so that who
+	// joins gets the assignment that the group has. It is taken before
+	// registering and before a node's mu.
+	grouping sync.Mutex
 
-	mu    sync.RWMutex // of the map only
-	nodes map[string]*node
+	mu     sync.RWMutex // of the maps only
+	nodes  map[string]*node
+	groups map[string]group
+	models map[string]model // those that somebody, or experience, has spoken of
 }
 
 // node is one machine.
@@ -72,18 +80,11 @@ type node struct {
 // Open reads the registry from the store. note receives the events of nodes
 // and those the registry itself has to tell; it must not block.
 func Open(ctx context.Context, store Store, note func(api.Event)) (*Registry, error) {
-	r := &Registry{store: store, note: note, nodes: map[string]*node{}}
-	stored, err := store.List(ctx, nodePrefix)
-	if err != nil {
-		return nil, fmt.Errorf("nodes: %w", err)
+	r := &Registry{store: store, note: note, nodes: map[string]*node{}, groups: map[string]group{}, models: map[string]model{}}
+	if err := r.load(ctx); err != nil {
+		return nil, err
 	}
-	for key, value := range stored {
-		var rec record
-		if err := json.Unmarshal(value, &rec); err != nil || nodePrefix+rec.ID != key {
-			return nil, fmt.Errorf("nodes: record %s in the store is damaged: %v", key, err)
-		}
-		r.nodes[rec.ID] = &node{rec: rec, lastSeen: rec.LastSeen, changed: make(chan struct{})}
-	}
+	var err error
 	if r.secret, err = store.Get(ctx, secretKey); err != nil {
 		return nil, fmt.Errorf("nodes: %w", err)
 	}
@@ -94,7 +95,39 @@ func Open(ctx context.Context, store Store, note func(api.Event)) (*Registry, er
 			return nil, fmt.Errorf("nodes: %w", err)
 		}
 	}
-	return r, nil
+	return r, r.reconcile(ctx)
+}
+
+// load reads the records.
+func (r *Registry) load(ctx context.Context) error {
+	err := records(ctx, r.store, nodePrefix, func(rec record) string {
+		rec.Version = max(rec.Version, rec.Serial) // of a server that had no versions
+		r.nodes[rec.ID] = &node{rec: rec, lastSeen: rec.LastSeen, changed: make(chan struct{})}
+		return rec.ID
+	})
+	if err != nil {
+		return err
+	}
+	if err := records(ctx, r.store, groupPrefix, func(g group) string { r.groups[g.Name] = g; return g.Name }); err != nil {
+		return err
+	}
+	return records(ctx, r.store, modelPrefix, func(m model) string { r.models[m.Model] = m; return m.Model })
+}
+
+// records hands each record of a kind to take, which returns its name.
+func records[T any](ctx context.Context, store Store, prefix string, take func(T) string) error {
+	stored, err := store.List(ctx, prefix)
+	if err != nil {
+		return fmt.Errorf("nodes: %w", err)
+	}
+	for key, value := range stored {
+		var rec T
+		err := json.Unmarshal(value, &rec)
+		if err != nil || prefix+take(rec) != key {
+			return fmt.Errorf("nodes: record %s in the store is damaged: %v", key, err)
+		}
+	}
+	return nil
 }
 
 // find returns a node by ID; a MAC with colons is the ID with dashes.
@@ -153,34 +186,30 @@ func (r *Registry) List() []api.Node {
 	nodes := r.all()
 	list := make([]api.Node, 0, len(nodes))
 	for _, n := range nodes {
-		list = append(list, n.public())
+		rec, _ := n.look()
+		list = append(list, n.public(r.startBy(modelOf(&rec))))
 	}
 	slices.SortFunc(list, func(a, b api.Node) int { return strings.Compare(a.ID, b.ID) })
 	return list
 }
 
-func (n *node) public() api.Node {
+// public is the node as the lists show it; start is how its model starts its
+// own system.
+func (n *node) public(start api.Then) api.Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := api.Node{
 		ID: n.rec.ID, Inventory: n.rec.Inventory, Known: n.rec.Known, State: n.rec.State, LastSeen: n.lastSeen, Progress: n.progress,
+		Group: n.rec.Group, Maintenance: n.rec.Maintenance, Failures: n.rec.Tries, Start: start,
 	}
-	if n.rec.Want != nil {
+	if n.rec.NoKexec {
+		p.Start = api.ThenReboot
+	}
+	if n.rec.want() != nil {
 		a := n.rec.assignment()
-		p.Assignment = &a
+		p.Assignment, p.Inherited = &a, n.rec.Own == nil
 	}
 	return p
-}
-
-// ByMAC returns the ID of the node with that hardware address, or "".
-func (r *Registry) ByMAC(mac string) string {
-	for _, n := range r.all() {
-		rec, _ := n.look()
-		if slices.Contains(rec.Inventory.MACs, mac) {
-			return rec.ID
-		}
-	}
-	return ""
 }
 
 // token authorises one boot of a node. It is computed rather than stored, so

@@ -95,70 +95,6 @@ func installed(t testing.TB, r *nodes.Registry, boot string) {
 	}
 }
 
-// TestAssignments tells stories. A word is a thing that happens; WORD=ACTION
-// is what the node is told then.
-//
-//	boot:X     the machine starts, and registers
-//	once, every:THEN, un   an operator assigns or unassigns
-//	done       the node reports its installation
-//	restart    the boot server is killed and started
-//	ask=A      the node asks and must get A (followed by :DISKRULE for boot)
-func TestAssignments(t *testing.T) {
-	for name, story := range map[string]string{
-		"unknown machine waits":            "boot:1 ask=wait restart ask=wait boot:2 ask=wait",
-		"once":                             "boot:1 ask=wait once ask=install ask=install done ask=wait boot:2 ask=boot:only boot:3 ask=boot:only",
-		"once, never reported":             "boot:1 once ask=install boot:2 ask=install restart ask=install",
-		"once again":                       "boot:1 once ask=install done once ask=install done boot:2 ask=boot:only once ask=install",
-		"assigned while it is off":         "boot:1 once boot:2 ask=install done boot:3 ask=boot:only",
-		"never seen, named by its MAC":     "once boot:1 ask=install done boot:2 ask=boot:only",
-		"every boot":                       "boot:1 every:poweroff ask=install done ask=wait boot:2 ask=install done ask=wait restart ask=wait boot:3 ask=install",
-		"every boot, reboot is no loop":    "boot:1 every:reboot ask=install done ask=wait boot:2 ask=boot:only boot:3 ask=install done boot:4 ask=boot:only restart ask=boot:only",
-		"every boot, failed then rebooted": "boot:1 every:reboot ask=install boot:2 ask=install done boot:3 ask=boot:only",
-		"every boot, kexec":                "boot:1 every:kexec ask=install done boot:2 ask=install",
-		"unassigned, never installed":      "boot:1 once un ask=wait boot:2 ask=wait",
-		"unassigned, installed":            "boot:1 once ask=install done un ask=wait boot:2 ask=boot:only",
-		"unassigned in mid-installation":   "boot:1 once ask=install un ask=wait boot:2 ask=wait",
-		"unassigned too late":              "boot:1 once ask=install un done ask=wait boot:2 ask=boot:only",
-		"done without having been told":    "boot:1 once done ask=install",
-		"reported twice, assigned between": "boot:1 once ask=install done once done ask=install",
-		"server killed in between":         "boot:1 once ask=install restart ask=install done restart ask=wait boot:2 ask=boot:only",
-	} {
-		t.Run(name, func(t *testing.T) {
-			store := newKV()
-			r, boot := open(t, store), ""
-			for i, word := range strings.Fields(story) {
-				verb, arg, _ := strings.Cut(word, ":")
-				switch verb {
-				case "boot":
-					boot = arg
-					register(t, r, inventory(boot))
-				case "once":
-					assign(t, r, false, api.ThenWait)
-				case "every":
-					assign(t, r, true, api.Then(arg))
-				case "un":
-					if err := r.Unassign(t.Context(), node1); err != nil {
-						t.Fatal(err)
-					}
-				case "done":
-					installed(t, r, boot)
-				case "restart":
-					r = open(t, store)
-				default:
-					a := action(t, r)
-					got := "ask=" + string(a.Action)
-					if a.Action == api.ActionBoot {
-						got += ":" + a.Disk
-					}
-					if got != word {
-						t.Fatalf("word %d: %s, want %s", i, got, word)
-					}
-				}
-			}
-		})
-	}
-}
-
 func TestChangedWakes(t *testing.T) {
 	r := open(t, newKV())
 	register(t, r, inventory("b"))
@@ -170,50 +106,6 @@ func TestChangedWakes(t *testing.T) {
 	<-changed
 	if a = action(t, r); a.Serial != 1 || a.Digest != resolved.Digest || a.Ref != resolved.Ref {
 		t.Errorf("after the wake-up %+v", a)
-	}
-}
-
-func TestIdentity(t *testing.T) {
-	const u1, u2 = "11111111-2222-3333-4444-555555555555", "11111111-2222-3333-4444-666666666666"
-	const ff, zero = "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "00000000-0000-0000-0000-000000000000"
-	const m1, m2, m3 = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
-	inv := func(uuid, serial string, macs ...string) api.Inventory {
-		return api.Inventory{SystemUUID: uuid, Serial: serial, MACs: macs, BootID: "b"}
-	}
-	for name, c := range map[string]struct {
-		a, b api.Inventory
-		same bool
-	}{
-		"same MAC":                     {inv("", "", m1), inv("", "", m1), true},
-		"one MAC of several":           {inv("", "", m1, m2), inv("", "", m3, m2), true},
-		"nothing in common":            {inv("", "", m1), inv("", "", m2), false},
-		"dashes and case":              {inv("", "", "02-00-00-00-00-0a"), inv("", "", "02:00:00:00:00:0A"), true},
-		"same UUID, new card":          {inv(u1, "s", m1), inv(strings.ToUpper(u1), "s", m2), true},
-		"dongle moved":                 {inv(u1, "", m1), inv(u2, "", m1), false},
-		"UUIDs all FF":                 {inv(ff, "", m1), inv(ff, "", m2), false},
-		"UUIDs all zero":               {inv(zero, "", m1), inv(zero, "", m2), false},
-		"vendor's placeholder":         {inv("03000200-0400-0500-0006-000700080009", "", m1), inv("03000200-0400-0500-0006-000700080009", "", m2), false},
-		"one UUID for many":            {inv(u1, "s1", m1), inv(u1, "s2", m2), false},
-		"UUID unknown the second time": {inv(u1, "", m1), inv("", "", m1), true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := open(t, newKV())
-			a, b := register(t, r, c.a), register(t, r, c.b)
-			if (a.Node == b.Node) != c.same {
-				t.Errorf("nodes %s and %s, want same = %v", a.Node, b.Node, c.same)
-			}
-		})
-	}
-}
-
-func TestDongleGetsNewID(t *testing.T) {
-	r := open(t, newKV())
-	a := inventory("b")
-	a.SystemUUID = "11111111-2222-3333-4444-555555555555"
-	b := a
-	b.SystemUUID = "11111111-2222-3333-4444-666666666666"
-	if x, y := register(t, r, a).Node, register(t, r, b).Node; x != node1 || y != node1+"-2" {
-		t.Errorf("IDs %s, %s", x, y)
 	}
 }
 

@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"fmt"
 	"time"
 
 	"huck/imager/api"
@@ -18,24 +19,55 @@ type record struct {
 	// State is the last step and how it went.
 	State string `json:"state,omitempty"`
 
-	// Serial numbers the assignments, and their removals.
-	Serial uint64 `json:"serial,omitempty"`
-	// Want is the assignment; nil if there is none.
-	Want *want `json:"want,omitempty"`
+	// Version numbers what the node may be told: it changes whenever an
+	// operator changes his mind. Serial numbers the assignments alone, and
+	// their removals.
+	Version uint64 `json:"version,omitempty"`
+	Serial  uint64 `json:"serial,omitempty"`
+	// Own is the node's own assignment, which beats its group's.
+	Own *want `json:"want,omitempty"`
+	// Group is the group that the node is in. Inherited is a copy of that
+	// group's assignment, GroupSerial says which one; so a node's record alone
+	// decides what the node does, and a change of a group that was cut short is
+	// completed at the next start (Registry.reconcile).
+	Group       string `json:"group,omitempty"`
+	Inherited   *want  `json:"inherited,omitempty"`
+	GroupSerial uint64 `json:"group_serial,omitempty"`
+	// Maintenance keeps the node in the rescue shell.
+	Maintenance bool `json:"maintenance,omitempty"`
 
-	// Boot is the BootID of the latest registration.
+	// Boot is the BootID of the latest registration; firmwareBoot after
+	// a start of the machine's own system that no appliance saw.
 	Boot string `json:"boot,omitempty"`
-	// OwnDisk is the boot that is to start the machine's own system. Decided
-	// once a boot, at its registration, see decide.
-	OwnDisk string `json:"own_disk,omitempty"`
-	// Started is the installation last handed out, and StartedDisk its disk
-	// rule; Finished is the one last reported complete.
-	Started     mark   `json:"started,omitzero"`
-	StartedDisk string `json:"started_disk,omitempty"`
-	Finished    mark   `json:"finished,omitzero"`
+	// OwnDisk is the boot that is to start the machine's own system, and StartBy
+	// how machines of its model do that (kexec or reboot). Decided once a boot, at
+	// its registration, see decide.
+	OwnDisk string   `json:"own_disk,omitempty"`
+	StartBy api.Then `json:"start_by,omitempty"`
+	// Started is the installation last handed out, StartedDisk its disk rule and
+	// StartedThen how it was to end; Finished is the one last reported complete.
+	Started     mark     `json:"started,omitzero"`
+	StartedDisk string   `json:"started_disk,omitempty"`
+	StartedThen api.Then `json:"started_then,omitempty"`
+	Finished    mark     `json:"finished,omitzero"`
 	// Settled is the disk rule of a complete installation: what stands there
 	// can be booted. Empty while an installation is under way.
 	Settled string `json:"settled,omitempty"`
+
+	// Tries counts the installations of this assignment handed out since the
+	// last one that was complete; LastError is what ended the last of them.
+	Tries     int    `json:"tries,omitempty"`
+	LastError string `json:"last_error,omitempty"`
+
+	// NoKexec tells that the system on the disk has no kernel that we can start.
+	NoKexec bool `json:"no_kexec,omitempty"`
+	// Left is the last start of the machine's own system, Lost how many in a row
+	// by LostBy led straight back to us, and Back when the machine was last at
+	// its network boot. See back.
+	Left   left      `json:"left,omitzero"`
+	Lost   int       `json:"lost,omitempty"`
+	LostBy api.Then  `json:"lost_by,omitempty"`
+	Back   time.Time `json:"back,omitzero"`
 }
 
 // want is an operator's wish, with the reference resolved.
@@ -45,7 +77,26 @@ type want struct {
 	Disk      string   `json:"disk"`
 	EveryBoot bool     `json:"every_boot,omitempty"`
 	Then      api.Then `json:"then"`
+	// Tries is how many installations in a row may fail.
+	Tries int `json:"tries,omitempty"`
 	api.InstallOptions
+}
+
+// String tells it in a few words.
+func (w *want) String() string {
+	when := "once"
+	if w.EveryBoot {
+		when = "at every boot"
+	}
+	return fmt.Sprintf("%s, disk %q, %s, then %s", w.Ref, w.Disk, when, w.Then)
+}
+
+// limit is Tries, or the default for an assignment of an older server.
+func (w *want) limit() int {
+	if w.Tries == 0 {
+		return api.DefaultTries
+	}
+	return w.Tries
 }
 
 // mark names one carrying out of an assignment.
@@ -54,54 +105,123 @@ type mark struct {
 	Boot   string `json:"boot"`
 }
 
-// decide settles, at the registration of a new boot, whether that boot is for
-// the machine's own system:
+// want is the assignment in force, nil if there is none.
+func (r *record) want() *want {
+	if r.Own != nil {
+		return r.Own
+	}
+	return r.Inherited
+}
+
+// order is a change by an operator. Where it changes the assignment in force,
+// that is a new one: it has not failed yet, and a boot that was for the
+// machine's own system is no longer, should it still be waiting.
+func (r *record) order(change func()) {
+	before := r.want()
+	change()
+	r.Version++
+	if r.want() == before { // the same one, not just an equal one
+		return
+	}
+	r.Serial++
+	r.OwnDisk, r.Tries, r.LastError, r.Lost = "", 0, "", 0
+	if r.want() != nil {
+		r.Known = true
+	}
+}
+
+// ownNext tells whether the next boot is for the machine's own system:
 //   - the assignment "once" has been carried out, or
 //   - it is "every boot" and this boot is the reboot that ended the
 //     installation (--then reboot); else the machine would go round in circles, or
 //   - there is no assignment (any more), and what we installed is complete.
-func (r *record) decide(boot string) {
-	done := r.Want != nil && r.Finished.Serial == r.Serial
-	var own bool
+func (r *record) ownNext() bool {
+	w := r.want()
+	done := w != nil && r.Finished.Serial == r.Serial
 	switch {
-	case r.Want == nil:
-		own = r.Settled != ""
-	case r.Want.EveryBoot:
-		own = done && r.Want.Then == api.ThenReboot && r.Finished.Boot == r.Boot
-	default:
-		own = done
+	case r.Maintenance:
+		return false
+	case w == nil:
+		return r.Settled != ""
+	case w.EveryBoot:
+		return done && r.StartedThen == api.ThenReboot && r.Finished.Boot == r.Boot
 	}
-	r.OwnDisk = ""
+	return done
+}
+
+// decide settles, at the registration of a new boot, whether that boot is for
+// the machine's own system. startBy is how machines of its model start that.
+func (r *record) decide(boot string, startBy api.Then) {
+	own := r.ownNext()
+	r.OwnDisk, r.StartBy = "", startBy
 	if own {
 		r.OwnDisk = boot
 	}
 	r.Boot = boot
 }
 
+// startBy is how this machine starts the system on its disk.
+func (r *record) startBy() api.Then {
+	if r.NoKexec {
+		return api.ThenReboot
+	}
+	return r.StartBy
+}
+
+// own tells whether this boot is for the machine's own system.
+func (r *record) own() bool { return r.OwnDisk != "" && r.OwnDisk == r.Boot }
+
 // assignment is what the node is to do in its present boot.
 func (r *record) assignment() api.Assignment {
-	a := api.Assignment{Serial: r.Serial, Action: api.ActionWait}
-	if w := r.Want; w != nil {
+	a := api.Assignment{Serial: r.Version, Action: api.ActionWait}
+	w := r.want()
+	if w != nil {
 		a.Ref, a.Digest, a.Disk, a.EveryBoot, a.Then = w.Ref, w.Digest, w.Disk, w.EveryBoot, w.Then
 		a.InstallOptions = w.InstallOptions
 	}
 	switch {
-	case r.OwnDisk != "" && r.OwnDisk == r.Boot:
-		a.Action = api.ActionBoot
-		if r.Want == nil {
+	case r.Maintenance:
+		a.Action = api.ActionShell
+	case r.own():
+		if w == nil {
 			a.Disk = r.Settled
 		}
-	case r.Want != nil && r.Finished != (mark{r.Serial, r.Boot}):
+		a.Then = r.startBy()
+		if r.stranded() {
+			a.Why = fmt.Sprintf("%d starts of the system on the disk in a row came back here; it must be told to boot from its disk first", r.Lost)
+			break
+		}
+		a.Action = api.ActionBoot
+	case w != nil && r.Finished != (mark{r.Serial, r.Boot}):
+		if r.Tries >= w.limit() && r.Started != (mark{r.Serial, r.Boot}) {
+			a.Why = r.exhausted()
+			break
+		}
 		a.Action = api.ActionInstall
+		if a.Then == api.ThenKexec && r.StartBy == api.ThenReboot {
+			a.Then = api.ThenReboot
+		}
 	}
 	return a
+}
+
+// exhausted says why an assignment is not tried any more.
+func (r *record) exhausted() string {
+	last := r.LastError
+	if last == "" {
+		last = "nothing was heard of it"
+	}
+	return fmt.Sprintf("%d installations in a row did not complete (the last: %s); assign it again to go on", r.Tries, last)
 }
 
 // start notes that the installation has been handed out. From now on the disk
 // is not to be relied on.
 func (r *record) start() {
-	r.Started, r.StartedDisk = mark{r.Serial, r.Boot}, r.Want.Disk
-	r.Settled = ""
+	a := r.assignment()
+	r.Started, r.StartedDisk, r.StartedThen = mark{r.Serial, r.Boot}, a.Disk, a.Then
+	r.Settled, r.NoKexec = "", false
+	r.Tries++
+	r.LastError = ""
 }
 
 // finish notes that the installation handed out to this boot is complete. If
@@ -112,16 +232,8 @@ func (r *record) finish() bool {
 		return false
 	}
 	r.Finished, r.Settled = r.Started, r.StartedDisk
-	return true
-}
-
-// assign sets a wish, nil for none. A boot that was for the machine's own
-// system is no longer, should it still be waiting.
-func (r *record) assign(w *want) {
-	r.Serial++
-	r.Want = w
-	r.OwnDisk = ""
-	if w != nil {
-		r.Known = true
+	if r.Started.Serial == r.Serial {
+		r.Tries, r.LastError = 0, ""
 	}
+	return true
 }

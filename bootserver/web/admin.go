@@ -20,7 +20,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) assign(w http.ResponseWriter, r *http.Request) {
-	setWriteDeadline(w, readTime+answerTime)
+	setWriteDeadline(w, sendTime) // of a large group, each node is a write
 	a, err := s.assignTo(w, r)
 	if err != nil {
 		s.fail(w, r, err)
@@ -47,12 +47,54 @@ func (s *server) assignTo(w http.ResponseWriter, r *http.Request) (a api.Assignm
 }
 
 func (s *server) unassign(w http.ResponseWriter, r *http.Request) {
-	setWriteDeadline(w, answerTime)
+	setWriteDeadline(w, sendTime)
 	if err := s.Nodes.Unassign(r.Context(), r.PathValue("node")); err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *server) maintain(w http.ResponseWriter, r *http.Request) {
+	order(s, w, r, func(req api.MaintenanceRequest) error {
+		return s.Nodes.Maintain(r.Context(), r.PathValue("node"), req.On)
+	})
+}
+
+func (s *server) model(w http.ResponseWriter, r *http.Request) {
+	order(s, w, r, func(req api.ModelRequest) error {
+		return s.Nodes.SetModel(r.Context(), r.PathValue("node"), req.Start)
+	})
+}
+
+// order answers a request whose body has all there is to say, with nothing.
+func order[T any](s *server, w http.ResponseWriter, r *http.Request, do func(T) error) {
+	setWriteDeadline(w, readTime+answerTime)
+	var req T
+	err := readJSON(w, r, maxAssign, &req)
+	if err == nil {
+		err = do(req)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *server) group(w http.ResponseWriter, r *http.Request) {
+	setWriteDeadline(w, sendTime) // of a large group, each node is a write
+	var req api.GroupRequest
+	var g api.Group
+	err := readJSON(w, r, maxReport, &req)
+	if err == nil {
+		g, err = s.Nodes.Group(r.Context(), r.PathValue("group"), req)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	origin.WriteJSON(w, http.StatusOK, g)
 }
 
 // follow writes events, one a line: those recorded and, with ?follow=1, those
@@ -100,7 +142,7 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	t, err := template.New("page").Funcs(template.FuncMap{"ago": ago, "percent": percent}).Parse(pageText)
+	t, err := template.New("page").Funcs(template.FuncMap{"ago": ago}).Parse(pageText)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -117,11 +159,4 @@ func ago(t time.Time) string {
 		return "never"
 	}
 	return time.Since(t).Truncate(time.Second).String() + " ago"
-}
-
-func percent(p *api.Progress) string {
-	if p == nil || p.Total == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d %%", (p.InPlace+p.Written)*100/p.Total)
 }

@@ -11,17 +11,28 @@ import (
 	"huck/imager/origin"
 )
 
-// script answers with the iPXE script. The MAC in the query is for the diary
-// only: a machine's identity is what its appliance registers.
+// script answers with the iPXE script. The MAC in the query is no proof of who
+// asks: a machine's identity is what its appliance registers. It does for the
+// decision that a machine may be left to its own disk, which writes nothing.
 func (s *server) script(w http.ResponseWriter, r *http.Request) {
 	setWriteDeadline(w, answerTime)
 	mac := ""
 	if hw, err := net.ParseMAC(r.URL.Query().Get("mac")); err == nil && len(hw) == 6 {
 		mac = hw.String()
 	}
+	text := boot.Script(s.Server, s.Append)
+	if mac != "" && r.Method == http.MethodGet {
+		ownDisk, err := s.Nodes.AtFirmware(r.Context(), mac)
+		if err != nil { // the appliance will ask again
+			s.Log.Warn("web: boot script", "mac", mac, "err", err)
+		}
+		if ownDisk {
+			text = boot.OwnDiskScript
+		}
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	fmt.Fprint(w, boot.Script(s.Server, s.Append)) // a client that left is no fault
+	fmt.Fprint(w, text) // a client that left is no fault
 	if s.Scripted != nil && r.Method == http.MethodGet {
 		s.Scripted(mac)
 	}

@@ -75,6 +75,9 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("GET "+api.PathNodes, s.here(s.list))
 	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/assignment", s.here(s.assign))
 	mux.HandleFunc("DELETE "+api.PathNodes+"/{node}/assignment", s.here(s.unassign))
+	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/maintenance", s.here(s.maintain))
+	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/model", s.here(s.model))
+	mux.HandleFunc("PUT "+api.PathGroups+"/{group}", s.here(s.group))
 	mux.HandleFunc("GET "+api.PathEvents, s.here(s.follow))
 	mux.HandleFunc("GET /{$}", s.here(s.page))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -191,6 +191,33 @@ func TestOneBoot(t *testing.T) {
 	g.want(204, near, "", "DELETE", "/v1/nodes/"+node1+"/assignment", "")
 }
 
+// TestOwnDiskByScript: where kexec does not suit a machine that has nothing to
+// do, its boot ROM is sent on, unless more than one machine has its MAC.
+func TestOwnDiskByScript(t *testing.T) {
+	g := newRig(t)
+	reg := g.register(mac1, "b1")
+	script := func() string {
+		return g.want(200, far, "", "GET", "/boot/ipxe?mac="+node1, "")
+	}
+	g.want(200, near, "", "PUT", "/v1/nodes/"+node1+"/assignment", `{"ref":"debian","disk":"only","then":"kexec"}`)
+	g.want(200, far, reg.Token, "GET", "/v1/nodes/"+node1+"/assignment", "")
+	g.want(204, near, "", "PUT", "/v1/nodes/"+node1+"/model", `{"start":"reboot"}`)
+	if s := script(); !strings.Contains(s, "kernel ") {
+		t.Errorf("a machine in mid-installation is told\n%s", s)
+	}
+	g.want(204, far, reg.Token, "POST", "/v1/nodes/"+node1+"/events", `[{"type":"installed","boot":"b1"}]`)
+	if s := script(); s != boot.OwnDiskScript {
+		t.Errorf("a finished machine is told\n%s", s)
+	}
+	g.want(401, far, reg.Token, "GET", "/v1/nodes/"+node1+"/assignment", "") // no appliance runs any more
+	g.want(400, near, "", "PUT", "/v1/nodes/"+node1+"/model", `{"start":"luck"}`)
+	g.want(200, far, "", "POST", "/v1/nodes", `{"macs":["02:00:00:00:00:01","`+mac1+`"],"boot_id":"x","system_uuid":"8f1b2c3d-0000-4000-8000-000000000001","serial":"S1"}`)
+	g.want(200, far, "", "POST", "/v1/nodes", `{"macs":["02:00:00:00:00:02","`+mac1+`"],"boot_id":"y","system_uuid":"8f1b2c3d-0000-4000-8000-000000000002","serial":"S2"}`)
+	if s := script(); !strings.Contains(s, "kernel ") {
+		t.Errorf("one of several machines with that MAC is told\n%s", s)
+	}
+}
+
 // TestWhoMayWhat: every path from every kind of peer.
 func TestWhoMayWhat(t *testing.T) {
 	g := newRig(t)
@@ -210,6 +237,10 @@ func TestWhoMayWhat(t *testing.T) {
 		{"GET", "/v1/nodes", "", 403, 403, 403, 200},
 		{"PUT", path + "/assignment", `{"ref":"debian","disk":"only","then":"wait"}`, 403, 403, 403, 200},
 		{"DELETE", path + "/assignment", "", 403, 403, 403, 204},
+		{"PUT", path + "/maintenance", `{"on":true}`, 403, 403, 403, 204},
+		{"PUT", path + "/model", `{"start":"kexec"}`, 403, 403, 403, 204},
+		{"PUT", "/v1/groups/lab", `{"nodes":["` + node1 + `"]}`, 403, 403, 403, 200},
+		{"PUT", "/v1/nodes/lab/assignment", `{"ref":"debian","disk":"only","then":"wait"}`, 403, 403, 403, 200},
 		{"GET", "/v1/events", "", 403, 403, 403, 200},
 		{"GET", "/", "", 403, 403, 403, 200},
 		{"GET", "/v1/nothing", "", 404, 404, 404, 404},
