@@ -15,6 +15,7 @@ import (
 	"huck/imager/inspect"
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
+	"huck/initramfs/efiboot"
 	"huck/initramfs/inventory"
 	"huck/initramfs/network"
 )
@@ -26,6 +27,9 @@ type thisMachine struct {
 	// last is what Leave does.
 	last func()
 }
+
+// espDir is where the EFI system partition is mounted for a moment.
+const espDir = "/run/huck-esp"
 
 // mountDir is where the installed system's filesystems are mounted to find its kernel.
 const mountDir = "/run/huck-disk"
@@ -61,6 +65,14 @@ func (m *thisMachine) Activity(path string) string {
 		return ""
 	}
 	return string(b)
+}
+
+func (m *thisMachine) BootEntry(path string, next bool) (efiboot.Entry, error) {
+	e, err := efiboot.Install(path, espDir)
+	if err == nil && next {
+		err = efiboot.StartEntryNext(e.Number)
+	}
+	return e, err
 }
 
 func (m *thisMachine) Load(path string) (e bootos.Entry, err error) {

@@ -20,6 +20,7 @@ import (
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/cmdline"
+	"huck/initramfs/efiboot"
 	"huck/initramfs/network"
 	"huck/initramfs/server"
 	"huck/initramfs/steps"
@@ -113,10 +114,14 @@ type fakeMachine struct {
 	man      image.Manifest           // of the image received
 	receives []error                  // what each receive ends with; the last one goes on
 	load     error
+	entry    error // of the firmware
+	firmware string
 	kexec    error
 }
 
-func (m *fakeMachine) Inventory() api.Inventory   { return api.Inventory{Product: "fake", BootID: "b"} }
+func (m *fakeMachine) Inventory() api.Inventory {
+	return api.Inventory{Product: "fake", BootID: "b", Firmware: m.firmware}
+}
 func (m *fakeMachine) Disks() ([]api.Disk, error) { return m.disks, nil }
 func (m *fakeMachine) Contents(d api.Disk) ([]api.Content, error) {
 	return m.contents[d.Path], nil
@@ -126,6 +131,11 @@ func (m *fakeMachine) Leave()                 { m.add("leave") }
 func (m *fakeMachine) Kexec() error           { m.add("kexec"); return m.kexec }
 func (m *fakeMachine) Reboot() error          { m.add("reboot"); return nil }
 func (m *fakeMachine) PowerOff() error        { m.add("poweroff"); return nil }
+
+func (m *fakeMachine) BootEntry(path string, next bool) (efiboot.Entry, error) {
+	m.add("boot entry for %s, next %v", path, next)
+	return efiboot.Entry{Number: 4, Loader: `\EFI\x.efi`}, m.entry
+}
 
 func (m *fakeMachine) Reread(path string) error {
 	m.add("reread %s", path)

@@ -18,6 +18,7 @@ import (
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/cmdline"
+	"huck/initramfs/efiboot"
 	"huck/initramfs/network"
 	"huck/initramfs/server"
 	"huck/initramfs/steps"
@@ -65,6 +66,9 @@ type machine interface {
 	Activity(path string) string
 	// Load finds the system on the disk and loads it for kexec.
 	Load(path string) (bootos.Entry, error)
+	// BootEntry makes the disk known to UEFI firmware and, if next is set, has
+	// it started at the next reset.
+	BootEntry(path string, next bool) (efiboot.Entry, error)
 	// Kexec, Reboot and PowerOff return only on failure (or in a test).
 	Kexec() error
 	Reboot() error
@@ -300,6 +304,7 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 		{Name: "partitions", Silence: time.Minute, Tries: 5, Do: func(context.Context, func()) (string, error) {
 			return "", b.m.Reread(target.Path)
 		}},
+		{Name: "firmware", Silence: time.Minute, Tries: 1, Do: b.firmware(&target)},
 		// Without end: a server that does not know it would image the disk again at the next start.
 		{Name: "report", Silence: time.Minute, Do: b.report(&result)},
 	} {
@@ -314,9 +319,9 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 			return err
 		}
 		b.log.Warn("kexec is not possible, restarting the machine into its disk", "err", err)
-		return b.leave(ctx, "reboot", b.m.Reboot)
+		return b.restart(ctx, target.Path)
 	case api.ThenReboot:
-		return b.leave(ctx, "reboot", b.m.Reboot)
+		return b.restart(ctx, target.Path)
 	case api.ThenPoweroff:
 		return b.leave(ctx, "poweroff", b.m.PowerOff)
 	}
@@ -332,9 +337,39 @@ func (b *boot) start(ctx context.Context, a api.Assignment) error {
 		return err
 	}
 	if a.Then == api.ThenReboot {
-		return b.leave(ctx, "reboot", b.m.Reboot)
+		return b.restart(ctx, target.Path)
 	}
 	return b.kexec(ctx, target.Path)
+}
+
+// firmware makes the disk known to the firmware. A disk that it must be told by
+// hand is complete all the same.
+func (b *boot) firmware(target *api.Disk) func(context.Context, func()) (string, error) {
+	return func(context.Context, func()) (string, error) {
+		if b.inventory.Firmware != "uefi" {
+			return "BIOS takes any disk", nil
+		}
+		e, err := b.m.BootEntry(target.Path, false)
+		switch {
+		case errors.Is(err, efiboot.ErrNoESP) || errors.Is(err, efiboot.ErrNoLoader):
+			return "nothing there for UEFI to start", nil
+		case err != nil:
+			b.log.Warn("no boot entry; the firmware may need to be told by hand", "dev", target.Path, "err", err)
+			return "no boot entry", nil
+		}
+		return e.String(), nil
+	}
+}
+
+// restart leaves by a reset that ends on the disk: under UEFI also where the
+// network comes first.
+func (b *boot) restart(ctx context.Context, path string) error {
+	if b.inventory.Firmware == "uefi" {
+		if _, err := b.m.BootEntry(path, true); err != nil {
+			b.log.Warn("the firmware goes its usual way", "err", err)
+		}
+	}
+	return b.leave(ctx, "reboot", b.m.Reboot)
 }
 
 // maintain does nothing, until the server says something else.

@@ -11,6 +11,7 @@ import (
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/initramfs/bootos"
+	"huck/initramfs/efiboot"
 )
 
 func TestInstallThenKexec(t *testing.T) {
@@ -301,4 +302,37 @@ func TestCandidates(t *testing.T) {
 	s.start(t)
 	s.await(t, "GIVEN UP")
 	s.order(t, `rule "only" matches 2`, `/dev/sdb`, `1 ntfs "Data", 2 unknown`)
+}
+
+// TestBootEntry: UEFI firmware is told of the disk, and a reset goes there; that
+// it cannot be told is no failure.
+func TestBootEntry(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		entry error
+		want  []string
+	}{
+		{"told", nil, []string{"boot entry for /dev/sda, next false", `Boot0004, \EFI\x.efi`, "event installed", "boot entry for /dev/sda, next true", "leave", "reboot"}},
+		{"without a system partition", efiboot.ErrNoESP, []string{"nothing there for UEFI", "event installed", "leave", "reboot"}},
+		{"full", errors.New("no space left"), []string{"no boot entry", "event installed", "leave", "reboot"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t)
+			s.machine.firmware, s.machine.entry = "uefi", tt.entry
+			s.server.assign(install1(api.ThenReboot))
+			s.start(t)
+			if err := <-s.done; err != nil {
+				t.Fatal(err)
+			}
+			s.order(t, tt.want...)
+		})
+	}
+	s := newScene(t)
+	s.machine.firmware = "bios"
+	s.server.assign(install1(api.ThenReboot))
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.without(t, "boot entry for")
 }
