@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,9 @@ import (
 )
 
 // bootMachine is process 1's child: it puts together what the story needs and
-// tells it. It returns only if the boot cannot go on at all.
-func bootMachine(ctx context.Context) int {
+// tells it. It returns only if the boot cannot go on at all. With report it
+// tells the server of the crashes before and restarts the machine.
+func bootMachine(ctx context.Context, report bool) int {
 	limitMemory()
 	line, err := os.ReadFile("/proc/cmdline")
 	opts, bad := cmdline.Parse(string(line))
@@ -46,7 +48,7 @@ func bootMachine(ctx context.Context) int {
 		}
 	}
 	runner := &steps.Runner{Print: con.Printf, Event: events.Add, Failed: func(string, error) { offer() }}
-	stopWatchdog, err := startWatchdog(runner.Overdue)
+	stopWatchdog, err := startWatchdog(runner.Overdue, func() { stuck(ctx, runner.Present(), con, events) })
 	if err != nil && !os.IsNotExist(err) {
 		log.Warn("no watchdog", "err", err)
 	}
@@ -61,6 +63,7 @@ func bootMachine(ctx context.Context) int {
 		opts: opts, bad: bad, net: nets,
 		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
 		print: con.Printf, offer: offer, log: log, run: runner, events: events, patience: diskPatience,
+		reportOnly: report,
 	}
 	if err := b.tell(ctx); err != nil {
 		con.Printf("the boot cannot go on: %v", err)
@@ -72,9 +75,12 @@ func bootMachine(ctx context.Context) int {
 // lastWords reports what a boot before this one, of the same start, left when
 // it crashed, and has this one leave the same. It tells whether there was one.
 func lastWords(events *server.Queue) (crashed bool) {
+	if err := events.Spool(spoolFile); err != nil {
+		events.Add(api.Event{Type: api.EventLog, Message: "events are not kept over a crash", Error: err.Error()})
+	}
 	if b, err := os.ReadFile(crashFile); err == nil && len(b) > 0 {
 		crashed = true
-		events.Add(api.Event{Type: api.EventLog, Message: "the appliance crashed and was started anew", Error: string(b[:min(len(b), 4<<10)])})
+		events.Add(api.Event{Type: api.EventLog, Message: "the appliance crashed and was started anew", Error: string(b[:min(len(b), 6<<10)])})
 	}
 	f, err := os.Create(crashFile)
 	if err != nil {
@@ -83,6 +89,22 @@ func lastWords(events *server.Queue) (crashed bool) {
 	defer f.Close() // SetCrashOutput duplicates it
 	_ = debug.SetCrashOutput(f, debug.CrashOptions{})
 	return crashed
+}
+
+// stuck ends a boot whose step neither went on nor ended when it was cancelled:
+// two of them must not write to one disk, so there is no other try but from the
+// start. Nothing is synced, for that could be what is stuck.
+func stuck(ctx context.Context, step string, con *console.Console, events *server.Queue) {
+	con.Printf("STUCK: step %s does not end, restarting the machine", step)
+	events.Add(api.Event{Type: api.EventStep, Step: step, State: api.StepFailed, Error: "stuck: it did not end when it was cancelled; the machine is restarted", Message: api.GivenUp})
+	flush, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := events.Flush(flush); err != nil {
+		con.Printf("last events: %v", err)
+	}
+	if err := power(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		con.Printf("%v", err) // the hardware's watchdog, which hears no more, is what is left
+	}
 }
 
 // limitMemory keeps the Go heap below half of what is free: the rest is for

@@ -20,6 +20,10 @@ import (
 // childName is what process 1 calls its child, in argv[0].
 const childName = "huck-boot"
 
+// reportArg has the child tell the server of crashes and restart the machine,
+// and nothing else.
+const reportArg = "report"
+
 func main() { os.Exit(run(context.Background(), os.Args, rescue.Std())) }
 
 // run returns the exit code.
@@ -30,7 +34,7 @@ func run(ctx context.Context, args []string, s rescue.IO) int {
 		// Its arguments are what the kernel could not use of its command line; none is for us.
 		return supervise(args[0])
 	case name == childName:
-		return bootMachine(ctx)
+		return bootMachine(ctx, len(rest) > 0 && rest[0] == reportArg)
 	case rescue.Has(name):
 		return rescue.Run(ctx, s, name, rest)
 	case len(rest) == 1 && rest[0] == "--list-commands":

@@ -48,6 +48,9 @@ type boot struct {
 	// its own.
 	stay bool
 
+	// reportOnly is for a boot that is only to tell the server of crashes.
+	reportOnly bool
+
 	disks disksSeen
 	// patience is how long a disk may take to appear: diskPatience.
 	patience time.Duration
@@ -102,6 +105,13 @@ func (b *boot) tell(ctx context.Context) error {
 	go func() { defer close(sender); b.events.Run(ctx, b.client.Post) }()
 	defer func() { stop(); <-sender }()
 
+	if b.reportOnly {
+		b.run.Event(api.Event{Type: api.EventLog, Message: "too many crashes, restarting the machine"})
+		if err := b.leave(ctx, "reboot", b.m.Reboot); !errors.Is(err, errLeft) {
+			return err
+		}
+		return nil
+	}
 	for {
 		a, err := b.assignment(ctx)
 		if err != nil {

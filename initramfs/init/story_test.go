@@ -136,6 +136,21 @@ func TestStopped(t *testing.T) {
 	s.without(t, "receive", "load")
 }
 
+// TestReportOnly: after too many crashes a boot tells what it knows of them, and
+// restarts the machine whatever is assigned.
+func TestReportOnly(t *testing.T) {
+	s := newScene(t)
+	s.boot.reportOnly = true
+	s.boot.events.Add(api.Event{Type: api.EventLog, Error: "nil pointer"})
+	s.server.assign(install1(api.ThenKexec))
+	s.start(t)
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "event log   nil pointer", "event step reboot leaving", "leave", "\nreboot")
+	s.without(t, "receive")
+}
+
 func TestNothingToDo(t *testing.T) {
 	s := newScene(t)
 	s.start(t)

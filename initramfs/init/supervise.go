@@ -15,8 +15,12 @@ const (
 	maxCrashes = 3
 	// crashPause leaves time to read what stands on the console.
 	crashPause = 10 * time.Second
-	// crashFile is where a boot that panics leaves its last words, for the next to report.
+	// crashFile is where a boot that panics leaves its last words, and spoolFile
+	// where any leaves what the server does not have yet, for the next to report.
 	crashFile = "/run/huck-crash"
+	spoolFile = "/run/huck-events"
+	// reportTime is what the last boot before a restart of the machine has for that.
+	reportTime = 2 * time.Minute
 )
 
 // supervise is process 1. It does so little that it cannot fail: if it ended,
@@ -29,14 +33,12 @@ func supervise(self string) int {
 		fmt.Fprintln(os.Stderr, "huck:", err)
 	}
 	for crashes := 1; ; crashes++ {
-		status, err := runChild(self)
-		fmt.Fprintf(os.Stderr, "\r\nhuck: the boot has crashed (%s, %v), %d of %d\r\n", describeStatus(status), err, crashes, maxCrashes)
-		_ = unix.Kill(-1, unix.SIGKILL) // shells it left behind, which would keep the consoles
-		unix.Sync()
+		crashed(runChild(self, 0))
+		fmt.Fprintf(os.Stderr, "huck: crash %d of %d\r\n", crashes, maxCrashes)
 		time.Sleep(crashPause)
 		if crashes == maxCrashes {
-			fmt.Fprint(os.Stderr, "huck: restarting the machine\r\n")
-			unix.Sync()
+			fmt.Fprint(os.Stderr, "huck: reporting, then restarting the machine\r\n")
+			crashed(runChild(self, reportTime, reportArg))
 			if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 				fmt.Fprintln(os.Stderr, "huck: reboot:", err)
 			}
@@ -45,14 +47,34 @@ func supervise(self string) int {
 	}
 }
 
-// runChild runs the boot and reaps everything until it has ended.
-func runChild(self string) (syscall.WaitStatus, error) {
+// crashed notes how a boot ended, for the next one to report: one that was
+// killed could not leave any words.
+func crashed(status syscall.WaitStatus, err error) {
+	words := "the boot has crashed: " + describeStatus(status)
+	if err != nil {
+		words += ", " + err.Error()
+	}
+	fmt.Fprintf(os.Stderr, "\r\nhuck: %s\r\n", words)
+	if f, err := os.OpenFile(crashFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+		fmt.Fprintln(f, words)
+		_ = f.Close()
+	}
+	_ = unix.Kill(-1, unix.SIGKILL) // shells it left behind, which would keep the consoles
+	unix.Sync()
+}
+
+// runChild runs the boot and reaps everything until it has ended; with a limit
+// it is killed then.
+func runChild(self string, limit time.Duration, args ...string) (syscall.WaitStatus, error) {
 	var status syscall.WaitStatus
-	pid, err := syscall.ForkExec(self, []string{childName}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(self, append([]string{childName}, args...), &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/bbin:/bin", "HOME=/", "TERM=linux"}, Files: []uintptr{0, 1, 2},
 	})
 	if err != nil {
 		return status, fmt.Errorf("start %s: %w", self, err)
+	}
+	if limit > 0 {
+		defer time.AfterFunc(limit, func() { _ = unix.Kill(pid, unix.SIGKILL) }).Stop()
 	}
 	for {
 		dead, err := syscall.Wait4(-1, &status, 0, nil)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"time"
 
@@ -16,36 +17,48 @@ const (
 	watchdogGrace = 5 * time.Minute
 )
 
-// startWatchdog keeps the hardware watchdog quiet, if there is one, for as long
-// as overdue stays within the grace. The function it returns ends that and
-// stops the watchdog, for the next system knows nothing of it.
-func startWatchdog(overdue func() time.Duration) (stop func(), err error) {
+// startWatchdog watches over the boot: while overdue stays within the grace it
+// keeps the hardware's watchdog quiet, if there is one. Beyond that it calls
+// bite, once, and the hardware hears no more. The function it returns ends that
+// and stops the hardware's, for the next system knows nothing of it.
+func startWatchdog(overdue func() time.Duration, bite func()) (stop func(), err error) {
+	pet := func() {}
 	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
-	if err != nil {
-		return func() {}, err
+	if err == nil {
+		// Not all drivers can; then their own timeout holds.
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, watchdogTimeout)
+		pet = func() { _, _ = f.Write([]byte{0}) } // one that cannot be reached will tell in its own way
 	}
-	// Not all drivers can; then their own timeout holds.
-	_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, watchdogTimeout)
-	done, ended := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(watchdogPet)
-		defer tick.Stop()
-		for {
-			if overdue() < watchdogGrace {
-				_, _ = f.Write([]byte{0}) // a watchdog that cannot be reached will tell in its own way
-			}
-			select {
-			case <-tick.C:
-			case <-done:
-				return
-			}
-		}
+		guard(ctx, overdue, pet, bite)
 	}()
 	return func() {
-		close(done)
+		cancel()
 		<-ended
-		_, _ = f.Write([]byte("V")) // the magic that says the end is meant (Documentation/watchdog/watchdog-api.rst)
-		_ = f.Close()
-	}, nil
+		if f != nil {
+			_, _ = f.Write([]byte("V")) // the magic that says the end is meant (Documentation/watchdog/watchdog-api.rst)
+			_ = f.Close()
+		}
+	}, err
+}
+
+// guard pets until ctx is done or overdue reaches the grace; then it bites.
+func guard(ctx context.Context, overdue func() time.Duration, pet, bite func()) {
+	tick := time.NewTicker(watchdogPet)
+	defer tick.Stop()
+	for {
+		if overdue() >= watchdogGrace {
+			bite()
+			return
+		}
+		pet()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

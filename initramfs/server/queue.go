@@ -2,9 +2,13 @@ package server
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 
@@ -37,6 +41,8 @@ type Queue struct {
 	refused error
 	// moved is closed and replaced whenever events or sent change.
 	moved chan struct{}
+	// spool has the events that wait, for whoever comes after a crash; nil for none.
+	spool *os.File
 }
 
 // NewQueue returns an empty queue whose events carry the given BootID. The log
@@ -66,7 +72,52 @@ func (q *Queue) Add(e api.Event) {
 		q.lost++
 	}
 	q.events = append(q.events, e)
+	q.keep(e)
 	q.signal()
+}
+
+// maxSpool bounds the spool: it is in memory, as all files of an appliance.
+const maxSpool = 4 << 20
+
+// Spool takes over the events that another queue of this boot had in the file
+// at path when it ended, and keeps its own there until they have left.
+func (q *Queue) Spool(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("server: spool: %w", err)
+	}
+	var left []api.Event
+	for d := json.NewDecoder(io.LimitReader(f, maxSpool)); ; {
+		var e api.Event
+		if d.Decode(&e) != nil { // the end, or cut off by the crash
+			break
+		}
+		left = append(left, e)
+	}
+	if err := f.Truncate(0); err != nil {
+		return errors.Join(fmt.Errorf("server: spool: %w", err), f.Close())
+	}
+	q.mu.Lock()
+	q.spool = f
+	q.mu.Unlock()
+	for _, e := range left {
+		q.Add(e)
+	}
+	return nil
+}
+
+// keep writes an event to the spool; the lock is held. One that cannot be
+// written is not kept: there is nobody to tell.
+func (q *Queue) keep(e api.Event) {
+	if q.spool == nil || e.Type == api.EventProgress {
+		return
+	}
+	if at, err := q.spool.Seek(0, io.SeekEnd); err != nil || at > maxSpool {
+		return
+	}
+	if b, err := json.Marshal(e); err == nil {
+		_, _ = q.spool.Write(append(b, '\n'))
+	}
 }
 
 // drop forgets the first n events; the lock is held.
@@ -146,6 +197,9 @@ func (q *Queue) done(upto uint64, refused error) {
 	}
 	if upto > q.sent {
 		q.drop(int(upto - q.sent))
+		if q.spool != nil && len(q.events) == 0 {
+			_ = q.spool.Truncate(0) // else some are told twice after a crash
+		}
 		q.signal()
 	}
 }

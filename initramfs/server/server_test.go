@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,4 +280,59 @@ func TestQueueRefused(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestQueueSpool: events that a crash left unsent go with the next queue, those
+// that were sent do not go twice, and progress is not worth it.
+func TestQueueSpool(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events")
+	var got []string
+	send := func(q *server.Queue) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			q.Run(ctx, func(_ context.Context, events []api.Event) error {
+				for _, e := range events {
+					got = append(got, e.Boot+" "+e.Message)
+				}
+				return nil
+			})
+		}()
+		if err := q.Flush(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-done
+	}
+	open := func() *server.Queue {
+		q := server.NewQueue("boot", nil)
+		if err := q.Spool(path); err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	first := open()
+	first.Add(message(1))
+	send(first)
+	first.Add(message(2))
+	first.Add(api.Event{Type: api.EventProgress, Message: "progress"})
+	first.Add(message(3)) // and then it crashes, in the middle of the next
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteString(`{"time":"20`)
+	f.Close()
+	open() // crashes at once
+	send(open())
+	if want := []string{"boot 1", "boot 2", "boot 3"}; !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if b, err := os.ReadFile(path); err != nil || len(b) > 0 {
+		t.Errorf("the spool keeps %q, %v", b, err)
+	}
+	if err := server.NewQueue("boot", nil).Spool(t.TempDir()); err == nil {
+		t.Error("a folder is taken for a spool")
+	}
 }

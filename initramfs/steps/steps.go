@@ -44,6 +44,16 @@ type Runner struct {
 
 	// overdue is when the present step's silence is over, in Unix nanoseconds.
 	overdue atomic.Int64
+	// present is the name of the present step.
+	present atomic.Pointer[string]
+}
+
+// Present returns the name of the step that runs, or ran last; empty before the first.
+func (r *Runner) Present() string {
+	if name := r.present.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // permanent is an error that more tries do not mend.
@@ -75,6 +85,7 @@ func (r *Runner) Overdue() time.Duration {
 // Run runs a step until it works, fails for good or ctx is done.
 func (r *Runner) Run(ctx context.Context, s Step) error {
 	start := time.Now()
+	r.present.Store(&s.Name)
 	r.Print("%s step %s: running", Uptime(), s.Name)
 	r.Event(api.Event{Type: api.EventStep, Step: s.Name, State: api.StepRunning})
 	most := s.MaxWait
