@@ -1,14 +1,8 @@
 // Package cmdline knows the keys of the kernel command line that the appliance
-// listens to; no other package does.
+// listens to; no other package does. The rescue shell's `keys` prints them.
 //
-//	huck.server=URL  the boot server, http(s)://HOST[:PORT]; else DHCP tells
-//	huck.shell       a shell on the console before anything else is done
-//	huck.noverify    do not read the disk back after writing it
-//	BOOTIF=MAC       the interface the machine was booted from, as PXELINUX
-//	                 (01-52-54-…) or iPXE's ${netX/mac} (52:54:…) write it
-//	debug            kernel messages of all levels on the console
-//
-// Of a key that is there more than once the last counts, as in the kernel.
+// Of a key that is there more than once the last counts, as in the kernel; but
+// each ip= adds an address.
 package cmdline
 
 import (
@@ -17,7 +11,24 @@ import (
 	"net"
 	"net/url"
 	"strings"
+
+	"huck/imager/api"
 )
+
+// Help tells the keys to people.
+const Help = `huck.server=URL    the boot server, http(s)://HOST[:PORT]; else DHCP tells, or it is looked for
+ip=ADDR::GATEWAY:MASK::INTERFACE:none[:MTU|:DNS[:DNS]]
+                   an address; IPv6 in brackets; the mask as 255.255.255.0 or 24;
+                   the interface's name or MAC with dashes; none: the first with a link
+huck.vlan=ID[:INTERFACE]  (or vlan=NAME.ID:INTERFACE)
+                   speak on this tagged network only
+huck.mtu=BYTES     for the interfaces that are used
+BOOTIF=MAC         the interface the machine was booted from, which is tried first, as
+                   PXELINUX (01-52-54-...) or iPXE's ${netX/mac} (52:54:...) write it
+huck.shell         a shell on the console before anything else is done
+huck.noverify      do not read the disk back after writing it
+debug              kernel messages of all levels on the console
+`
 
 // Options are the settings on a kernel command line. The zero value is an
 // empty line.
@@ -27,8 +38,9 @@ type Options struct {
 	Shell    bool
 	NoVerify bool
 	// BootIF is nil if the line does not tell.
-	BootIF net.HardwareAddr
-	Debug  bool
+	BootIF  net.HardwareAddr
+	Network Network
+	Debug   bool
 }
 
 // Parse reads a kernel command line. Settings it cannot make sense of,
@@ -48,7 +60,15 @@ func Parse(line string) (Options, error) {
 func (o *Options) set(key, value string) (err error) {
 	switch key {
 	case "huck.server":
-		o.Server, err = ParseServer(value)
+		o.Server, err = api.ParseServerURL(value)
+	case "huck.vlan":
+		err = o.Network.vlan(value)
+	case "vlan":
+		err = o.Network.dracutVLAN(value)
+	case "huck.mtu":
+		o.Network.MTU, err = mtu(value)
+	case "ip":
+		err = o.Network.static(value)
 	case "huck.shell":
 		o.Shell, err = flag(value)
 	case "huck.noverify":
@@ -59,7 +79,7 @@ func (o *Options) set(key, value string) (err error) {
 		o.Debug = true
 	default:
 		if strings.HasPrefix(key, "huck.") {
-			err = errors.New("unknown key (huck.server=, huck.shell, huck.noverify)")
+			err = errors.New("unknown key (`keys` in the rescue shell lists them)")
 		}
 	}
 	return err
@@ -73,15 +93,6 @@ func flag(value string) (bool, error) {
 		return false, nil
 	}
 	return false, errors.New("takes no value, 0 or 1")
-}
-
-// ParseServer reads a boot server's URL: http or https, a host, no path.
-func ParseServer(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return nil, fmt.Errorf("%.200q is not http(s)://HOST[:PORT]", s)
-	}
-	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
 // bootIF reads a MAC address, with the hardware type 01 (Ethernet) that

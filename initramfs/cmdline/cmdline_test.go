@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/api"
 	"huck/initramfs/cmdline"
 )
 
@@ -53,10 +54,11 @@ func TestParse(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(`huck.server="http://a:1" BOOTIF=01-52-54-00-12-34-56 huck.shell=0`)
+	f.Add("ip=[fd00::5]::[fe80::1]:64::eth0:none:[fd00::53] ip=10.0.0.5:::24 vlan=eth0.5:eth0 huck.vlan=5:eth0 huck.mtu=9000")
 	f.Fuzz(func(t *testing.T, line string) {
 		o, err := cmdline.Parse(line)
 		if err == nil && o.Server != nil {
-			again, err := cmdline.ParseServer(o.Server.String())
+			again, err := api.ParseServerURL(o.Server.String())
 			if err != nil || *again != *o.Server {
 				t.Errorf("%v reads back as %v, %v", o.Server, again, err)
 			}

@@ -56,11 +56,11 @@ func bootMachine(ctx context.Context, report bool) int {
 		con.Printf("huck.shell: the boot goes on when the shell ends")
 		con.Shell(ctx, con.Main(), rescue.OnTTY)
 	}
-	nets := network.New(network.Config{BootIF: opts.BootIF, ResolvConf: "/etc/resolv.conf", Log: log})
+	nets := network.New(network.Config{BootIF: opts.BootIF, Network: opts.Network, ResolvConf: "/etc/resolv.conf", Log: log})
 	go nets.Run(ctx) // until the machine is left
 
 	b := &boot{
-		opts: opts, bad: bad, net: nets,
+		opts: opts, bad: bad, net: nets, discover: network.Discover,
 		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
 		print: con.Printf, offer: offer, log: log, run: runner, events: events, patience: diskPatience,
 		reportOnly: report,

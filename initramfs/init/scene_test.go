@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -182,6 +183,20 @@ type scene struct {
 	machine *fakeMachine
 	boot    *boot
 	done    chan error
+	// answers is who answers on the link; nil is nobody.
+	answers *url.URL
+}
+
+// discover stands for the link. That of the interface "slow" lets one wait.
+func (s *scene) discover(ctx context.Context, l network.Lease) (*url.URL, error) {
+	if l.Interface == "slow" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if s.answers == nil {
+		return nil, errors.New("nobody answers")
+	}
+	return s.answers, nil
 }
 
 func newScene(t *testing.T) *scene {
@@ -199,7 +214,7 @@ func newScene(t *testing.T) *scene {
 	print := func(f string, a ...any) { d.add("console %s", fmt.Sprintf(f, a...)) }
 	events := server.NewQueue("b", nil)
 	s.boot = &boot{
-		opts: cmdline.Options{}, m: s.machine, net: n, print: print, offer: func() { d.add("offer") },
+		opts: cmdline.Options{}, m: s.machine, net: n, discover: s.discover, print: print, offer: func() { d.add("offer") },
 		log: slog.New(slog.DiscardHandler), events: events,
 		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
 		// The disks have been there for long: no need to let them settle.

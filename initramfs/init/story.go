@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"net/url"
-	"slices"
 	"time"
 
 	"huck/imager/api"
@@ -26,15 +23,17 @@ import (
 
 // boot is one boot of a machine, from the network to the system on its disk.
 type boot struct {
-	opts   cmdline.Options
-	bad    error // settings that make no sense
-	m      machine
-	net    networker
-	print  func(format string, args ...any)
-	offer  func() // lets people open a shell
-	log    *slog.Logger
-	run    *steps.Runner
-	events *server.Queue
+	opts cmdline.Options
+	bad  error // settings that make no sense
+	m    machine
+	net  networker
+	// discover asks a lease's link for a server: network.Discover.
+	discover func(ctx context.Context, l network.Lease) (*url.URL, error)
+	print    func(format string, args ...any)
+	offer    func() // lets people open a shell
+	log      *slog.Logger
+	run      *steps.Runner
+	events   *server.Queue
 
 	inventory api.Inventory
 	leases    []network.Lease
@@ -144,76 +143,6 @@ func (b *boot) settings(context.Context, func()) (string, error) {
 	}
 	return fmt.Sprintf("%s %s, serial %q, %s, %d CPUs, %d MiB, disks: %s",
 		i.Manufacturer, i.Product, i.Serial, i.Firmware, i.CPUs, i.Memory>>20, b.disks), nil
-}
-
-// network waits for a lease; package network works on it all the time.
-func (b *boot) network(ctx context.Context, _ func()) (string, error) {
-	if len(b.leases) > 0 {
-		return "", nil
-	}
-	select {
-	case l := <-b.net.Leases():
-		b.leases = append(b.leases, l)
-		return l.String(), nil
-	case <-ctx.Done():
-		return "", fmt.Errorf("no lease: %s", b.net)
-	}
-}
-
-// findServer connects over every lease to the server it leads to; the first
-// that answers decides.
-func (b *boot) findServer(ctx context.Context, _ func()) (string, error) {
-	for more := true; more; {
-		select {
-		case l := <-b.net.Leases():
-			b.leases = slices.DeleteFunc(b.leases, func(o network.Lease) bool { return o.Interface == l.Interface })
-			b.leases = append(b.leases, l)
-		default:
-			more = false
-		}
-	}
-	type answer struct {
-		lease network.Lease
-		url   *url.URL
-		err   error
-	}
-	answers := make(chan answer, len(b.leases))
-	for _, l := range b.leases {
-		u := b.opts.Server
-		if u == nil {
-			u = l.Server
-		}
-		go func() { answers <- answer{l, u, reach(ctx, l, u)} }() // ends within reach's timeout
-	}
-	var errs []error
-	for range b.leases {
-		a := <-answers
-		if a.err == nil {
-			b.lease, b.server = a.lease, a.url
-			b.net.Choose(a.lease.Interface)
-			return fmt.Sprintf("%s over %s", a.url, a.lease.Interface), nil
-		}
-		errs = append(errs, a.err)
-	}
-	return "", errors.Join(errs...)
-}
-
-// reach connects to a server from a lease's address.
-func reach(ctx context.Context, l network.Lease, u *url.URL) error {
-	if u == nil {
-		return fmt.Errorf("no server: huck.server= is not on the kernel command line, and DHCP server %s on %s names none (option %d, next-server)",
-			l.DHCP, l.Interface, network.OptionServer)
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.Addr.Addr(), 0))}
-	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return fmt.Errorf("server %s over %s: %w", u, l.Interface, err)
-	}
-	return c.Close()
 }
 
 // register makes the machine known.

@@ -10,17 +10,15 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
-	"huck/initramfs/cmdline"
+	"huck/imager/api"
 )
 
 // OptionServer is the DHCP option that carries the boot server's URL. It is
 // from the range for private use (RFC 3942, 224–254).
 const OptionServer = 224
 
-// ServerPort is the TCP port a boot server listens on unless told otherwise.
-const ServerPort = 8480
-
-// Lease is what a DHCP server granted.
+// Lease is an address and what came with it: from a DHCP server, from a router
+// or from the kernel command line.
 type Lease struct {
 	// Interface that has it.
 	Interface string
@@ -28,11 +26,11 @@ type Lease struct {
 	// Gateway is invalid if there is none.
 	Gateway netip.Addr
 	DNS     []netip.Addr
-	// Server is the boot server that the answer names, by OptionServer or as
-	// the next server (siaddr); nil if it names none.
+	// Server is the boot server that the answer names, by OptionServer, as the
+	// next server (siaddr) or in a boot file's URL; nil if it names none.
 	Server *url.URL
-	// DHCP is the server that granted it.
-	DHCP netip.Addr
+	// From tells people where it is from.
+	From string
 	// MTU is 0 if the answer does not say.
 	MTU int
 	// Renew, Rebind and Expire are T1, T2 and the lease time, counted from the
@@ -47,6 +45,11 @@ func (l Lease) String() string {
 		s += fmt.Sprintf(" via %s", l.Gateway)
 	}
 	return s
+}
+
+// Same tells whether one lease takes the place of the other.
+func (l Lease) Same(o Lease) bool {
+	return l.Interface == o.Interface && l.Addr.Addr().Is4() == o.Addr.Addr().Is4()
 }
 
 // minLease bounds what a broken server can make us do: T1 at most every 5 s.
@@ -80,7 +83,9 @@ func ParseLease(ifname string, ack *dhcpv4.DHCPv4) (Lease, error) {
 			l.DNS = append(l.DNS, a)
 		}
 	}
-	l.DHCP, _ = netip.AddrFromSlice(ack.ServerIdentifier().To4())
+	if id := ack.ServerIdentifier(); id != nil {
+		l.From = "DHCP server " + id.String()
+	}
 	if b := ack.Options.Get(dhcpv4.OptionInterfaceMTU); len(b) == 2 {
 		if mtu := int(b[0])<<8 | int(b[1]); mtu >= 576 { // RFC 2132 5.1 allows 68; below 576 IPv4 does not work
 			l.MTU = mtu
@@ -93,12 +98,12 @@ func ParseLease(ifname string, ack *dhcpv4.DHCPv4) (Lease, error) {
 
 func serverOf(ack *dhcpv4.DHCPv4) *url.URL {
 	if b := ack.Options.Get(dhcpv4.GenericOptionCode(OptionServer)); len(b) > 0 {
-		if u, err := cmdline.ParseServer(strings.TrimRight(string(b), "\x00")); err == nil {
+		if u, err := api.ParseServerURL(strings.TrimRight(string(b), "\x00")); err == nil {
 			return u
 		}
 	}
 	if a, ok := netip.AddrFromSlice(ack.ServerIPAddr.To4()); ok && !a.IsUnspecified() {
-		return &url.URL{Scheme: "http", Host: netip.AddrPortFrom(a, ServerPort).String()}
+		return &url.URL{Scheme: "http", Host: netip.AddrPortFrom(a, api.ServerPort).String()}
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"huck/initramfs/cmdline"
 )
 
 const (
@@ -25,6 +24,8 @@ const (
 type Config struct {
 	// BootIF is the address of the interface to try first; nil if unknown.
 	BootIF net.HardwareAddr
+	// Network is what the kernel command line says.
+	cmdline.Network
 	// ResolvConf is where name servers are written to; empty is nowhere.
 	ResolvConf string
 	// Log may be nil.
@@ -37,16 +38,11 @@ type Network struct {
 	leases chan Lease
 	began  time.Time
 
-	mu     sync.Mutex
-	nics   map[string]*nic
-	chosen string
-}
-
-// nic is one interface that is being worked on.
-type nic struct {
-	ifi   net.Interface
-	state string
-	stop  context.CancelFunc
+	mu      sync.Mutex
+	nics    map[string]*nic
+	chosen  string // the device, not the card below a VLAN
+	claimed bool   // the static addresses that name no interface have one
+	dns     []Lease
 }
 
 // New returns a network on which nothing has happened yet.
@@ -61,7 +57,7 @@ func New(cfg Config) *Network {
 func (n *Network) Leases() <-chan Lease { return n.leases }
 
 // Choose makes one interface the machine's only one: the others lose their
-// leases. Calls after the first do nothing.
+// addresses. Calls after the first do nothing.
 func (n *Network) Choose(ifname string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -69,8 +65,10 @@ func (n *Network) Choose(ifname string) {
 		return
 	}
 	n.chosen = ifname
-	for name, c := range n.nics {
-		if name != ifname {
+	n.dns = slices.DeleteFunc(n.dns, func(l Lease) bool { return l.Interface != ifname })
+	n.writeDNS()
+	for _, c := range n.nics {
+		if c.dev != ifname {
 			c.stop()
 		}
 	}
@@ -84,8 +82,8 @@ func (n *Network) String() string {
 		return "no Ethernet interface that this kernel has a driver for"
 	}
 	var s []string
-	for name, c := range n.nics {
-		s = append(s, fmt.Sprintf("%s (%s): %s", name, c.ifi.HardwareAddr, c.state))
+	for _, c := range n.nics {
+		s = append(s, fmt.Sprintf("%s (%s): %s", c.dev, c.ifi.HardwareAddr, c.describe()))
 	}
 	slices.Sort(s)
 	return strings.Join(s, ", ")
@@ -124,118 +122,57 @@ func (n *Network) adopt(ctx context.Context, ifi net.Interface) (*nic, context.C
 		return nil, nil
 	}
 	ctx, stop := context.WithCancel(ctx)
-	c := &nic{ifi: ifi, state: "down", stop: stop}
+	c := &nic{ifi: ifi, dev: ifi.Name, link: "down", stop: stop}
+	if n.cfg.VLAN.ID != 0 && cmdline.Matches(n.cfg.VLAN.Interface, ifi) {
+		c.vlan = n.cfg.VLAN.ID
+		c.dev = vlanName(ifi, c.vlan)
+	}
 	n.nics[ifi.Name] = c
 	return c, ctx
 }
 
-func (n *Network) note(c *nic, state string) {
+// claim returns the static addresses of a nic that has a carrier. Those that
+// name no interface are the first one's to ask.
+func (n *Network) claim(c *nic) (mine []cmdline.Static) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c.state = state
+	first := !n.claimed
+	for _, s := range n.cfg.Static {
+		switch {
+		case s.Interface == "":
+			if !first {
+				continue
+			}
+			n.claimed = true
+		case s.Interface != c.dev && !cmdline.Matches(s.Interface, c.ifi):
+			continue
+		}
+		mine = append(mine, s)
+	}
+	return mine
 }
 
-// work takes one interface from down to leased, again and again.
-func (n *Network) work(ctx context.Context, c *nic) {
-	for ctx.Err() == nil {
-		if err := n.cycle(ctx, c); err != nil && ctx.Err() == nil {
-			n.cfg.Log.Warn("network trouble", "interface", c.ifi.Name, "err", err)
-			n.note(c, err.Error())
-			_ = sleep(ctx, retry)
-		}
-	}
+// publish delivers a lease that is configured.
+func (n *Network) publish(l Lease) {
 	n.mu.Lock()
-	loser := n.chosen != "" && n.chosen != c.ifi.Name
+	if len(l.DNS) > 0 && (n.chosen == "" || n.chosen == l.Interface) {
+		n.dns = slices.DeleteFunc(n.dns, func(o Lease) bool { return o.Same(l) })
+		n.dns = append(n.dns, l)
+		n.writeDNS()
+	}
 	n.mu.Unlock()
-	if loser {
-		if err := unconfigure(c.ifi.Name); err != nil {
-			n.cfg.Log.Warn("interface not given up", "interface", c.ifi.Name, "err", err)
-		}
-	}
-}
-
-// cycle waits for a carrier, gets a lease and keeps it for as long as it can.
-func (n *Network) cycle(ctx context.Context, c *nic) error {
-	if err := up(c.ifi.Name); err != nil {
-		return err
-	}
-	n.note(c, "no carrier")
-	for !carrier(c.ifi.Name) {
-		if err := sleep(ctx, poll); err != nil {
-			return err
-		}
-	}
-	n.note(c, "waiting for the interface we were booted from")
-	if err := n.yield(ctx, c); err != nil {
-		return err
-	}
-	n.note(c, "no answer from a DHCP server")
-	dhcp := client{ifname: c.ifi.Name, mac: c.ifi.HardwareAddr}
-	raw, err := dhcp.acquire(ctx, func(err error) { n.note(c, "DHCP: "+err.Error()) })
-	if err != nil {
-		return err
-	}
-	lease, err := n.apply(c, raw)
-	if err != nil {
-		return err
-	}
 	select {
-	case n.leases <- lease:
+	case n.leases <- l:
 	default: // nobody listens any more
 	}
-	return n.keep(ctx, c, dhcp, raw, lease)
 }
 
-// yield holds all others back while the interface we were booted from has its
-// head start, if it is there at all.
-func (n *Network) yield(ctx context.Context, c *nic) error {
-	if n.cfg.BootIF == nil || bytes.Equal(c.ifi.HardwareAddr, n.cfg.BootIF) {
-		return nil
+// writeDNS writes all name servers down; n.mu is held.
+func (n *Network) writeDNS() {
+	if n.cfg.ResolvConf == "" {
+		return
 	}
-	return sleep(ctx, headStart-time.Since(n.began))
-}
-
-func (n *Network) apply(c *nic, raw *nclient4.Lease) (Lease, error) {
-	lease, err := ParseLease(c.ifi.Name, raw.ACK)
-	if err != nil {
-		return lease, err
-	}
-	if err := configure(lease); err != nil {
-		return lease, err
-	}
-	if n.cfg.ResolvConf != "" && len(lease.DNS) > 0 {
-		if err := writeResolvConf(n.cfg.ResolvConf, lease); err != nil {
-			return lease, err
-		}
-	}
-	n.note(c, lease.Addr.String())
-	return lease, nil
-}
-
-// keep renews a lease when its time has come, and returns when it is lost.
-func (n *Network) keep(ctx context.Context, c *nic, dhcp client, raw *nclient4.Lease, lease Lease) error {
-	for {
-		if lease.Expire == 0 {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		if err := sleep(ctx, time.Until(raw.CreationTime.Add(lease.Renew))); err != nil {
-			return err
-		}
-		next, err := dhcp.renew(ctx, raw, raw.CreationTime.Add(lease.Expire))
-		if err != nil {
-			if ctx.Err() == nil {
-				if uerr := unconfigure(c.ifi.Name); uerr != nil {
-					n.cfg.Log.Warn("expired address not removed", "interface", c.ifi.Name, "err", uerr)
-				}
-			}
-			return err
-		}
-		// Only the times are new: some servers leave out of a renewal what they said at first.
-		if !next.ACK.YourIPAddr.Equal(raw.ACK.YourIPAddr) {
-			return fmt.Errorf("network: %s: lease renewed with another address, %v", c.ifi.Name, next.ACK.YourIPAddr)
-		}
-		raw = next
-		lease.times(raw.ACK)
+	if err := writeResolvConf(n.cfg.ResolvConf, n.dns); err != nil {
+		n.cfg.Log.Warn("name servers", "err", err)
 	}
 }

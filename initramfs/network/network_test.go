@@ -75,12 +75,22 @@ func cable(t *testing.T, name, mac, ns, addr string) {
 	ip(t, fmt.Sprintf("-n %s addr add %s dev lan", ns, addr))
 }
 
-// dnsmasq serves DHCP in a namespace and returns its log file.
+// dnsmasq serves DHCP in a namespace until the test ends and returns its log
+// file.
 func dnsmasq(t *testing.T, ns string, args ...string) string {
 	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	log, ended := dnsmasqIn(t, ctx, ns, args...)
+	t.Cleanup(func() { cancel(); <-ended })
+	return log
+}
+
+// dnsmasqIn serves DHCP in a namespace until ctx is done; then ended is closed.
+func dnsmasqIn(t *testing.T, ctx context.Context, ns string, args ...string) (log string, ended <-chan struct{}) {
+	t.Helper()
 	dir := t.TempDir()
-	log := filepath.Join(dir, "log")
-	cmd := exec.Command("ip", append([]string{"netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
+	log = filepath.Join(dir, "log")
+	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
 		"--interface=lan", "--bind-interfaces", "--no-ping", "--user=root", "--log-dhcp", "--log-facility=" + log,
 		"--pid-file=", "--dhcp-leasefile=" + filepath.Join(dir, "leases")}, args...)...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
@@ -88,11 +98,9 @@ func dnsmasq(t *testing.T, ns string, args ...string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return log
+	done := make(chan struct{})
+	go func() { defer close(done); _ = cmd.Wait() }()
+	return log, done
 }
 
 func await(t *testing.T, what string, ok func() bool) {
