@@ -21,7 +21,7 @@ ip=ADDR::GATEWAY:MASK::INTERFACE:none[:MTU|:DNS[:DNS]]
                    an address; IPv6 in brackets; the mask as 255.255.255.0 or 24;
                    the interface's name or MAC with dashes; none: the first with a link
 huck.vlan=ID[:INTERFACE]  (or vlan=NAME.ID:INTERFACE)
-                   speak on this tagged network only
+                   on this interface, or on all, speak tagged only
 huck.mtu=BYTES     for the interfaces that are used
 BOOTIF=MAC         the interface the machine was booted from, which is tried first, as
                    PXELINUX (01-52-54-...) or iPXE's ${netX/mac} (52:54:...) write it

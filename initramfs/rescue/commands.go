@@ -24,6 +24,8 @@ import (
 	"github.com/u-root/u-root/pkg/core/tar"
 	"github.com/u-root/u-root/pkg/core/touch"
 	"github.com/u-root/u-root/pkg/core/xargs"
+
+	"huck/initramfs/cmdline"
 )
 
 // IO is where a command reads and writes.
@@ -58,6 +60,7 @@ func commands() map[string]command {
 		"head":     {"[-n N] [FILE…]", head},
 		"hexdump":  {"[-s OFFSET] [-n BYTES] [FILE]", hexdump},
 		"ip":       {"[addr|link|route]", ip},
+		"keys":     {"", keys},
 		"kill":     {"[-SIGNUM] PID…", kill},
 		"mount":    {"[-t TYPE] [-o OPTIONS] DEVICE FOLDER", mount},
 		"ping":     {"[-c N] ADDRESS", ping},
@@ -73,6 +76,12 @@ func commands() map[string]command {
 		"wc":       {"[FILE…]", wc},
 		"wget":     {"URL [FILE]", wget},
 	}
+}
+
+// keys tells what the kernel command line may say to the appliance.
+func keys(_ context.Context, s IO, _ []string) error {
+	_, err := io.WriteString(s.Out, cmdline.Help)
+	return err
 }
 
 // uroot makes one of u-root's commands one of ours.
