@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -179,20 +180,31 @@ func (c *installCmd) Run(a *app) (err error) {
 	defer p.Stop()
 	opt := c.options(a, p)
 	opt.Partition, opt.Force = c.Partition, c.Force
-	job, err := install.New(img, dev, opt)
+	fit, err := install.Rescale(a.ctx, img, dev, opt, chunksOf(st, img))
 	if err != nil {
 		return err
 	}
-	r, err := job.Run(a.ctx, install.FromStore(st))
+	job, err := install.New(fit.Image, dev, opt)
+	if err != nil {
+		return err
+	}
+	r, err := job.Run(a.ctx, fit.Transport(install.ViaStore, install.FromStore(st)))
 	if err != nil {
 		return err
 	}
 	what := *img
-	what.Layout = job.Layout()
+	if c.Partition != 0 {
+		what.Layout = job.Layout()
+	}
 	if r.EncodedBytes, err = store.EncodedBytes(st, &what); err != nil {
 		return err
 	}
 	return a.done(r)
+}
+
+// chunksOf gives an image's encoded chunks by their numbers.
+func chunksOf(src install.ChunkSource, img *image.Image) func(context.Context, uint32) ([]byte, error) {
+	return func(ctx context.Context, n uint32) ([]byte, error) { return src.Chunk(ctx, img.Layout.ID(n)) }
 }
 
 type verifyCmd struct {
@@ -233,7 +245,11 @@ func (c *verifyCmd) Run(a *app) error {
 	}
 	defer dev.Close() // opened for reading: nothing can be lost
 	p := a.ui.progress("verify " + c.Against)
-	v, err := install.Verify(a.ctx, img, dev, p.Install)
+	fit, err := install.Rescale(a.ctx, img, dev, install.Options{}, chunksOf(st, img))
+	if err != nil {
+		return err
+	}
+	v, err := install.Verify(a.ctx, fit.Image, dev, p.Install)
 	p.Stop()
 	if err != nil {
 		return err

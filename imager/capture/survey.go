@@ -182,10 +182,24 @@ func (p *plan) partitions(ctx context.Context, t *ptable.Table, used *blocks) er
 		used.addAll(own)
 		p.man.Partitions = append(p.man.Partitions, image.Partition{
 			Number: part.Number, Start: part.Start, Size: part.Size, Type: part.Type, UUID: part.UUID, Name: part.Name,
-			Content: found.Content, FSUUID: found.UUID, FSLabel: found.Label, UsedBytes: bytes, Whole: found.Whole,
+			Content: found.Content, FSUUID: found.UUID, FSLabel: found.Label, MaxSector: p.maxSector(part, found.Content),
+			UsedBytes: bytes, Whole: found.Whole,
 		})
 	}
 	return nil
+}
+
+// maxSector returns the largest sector of a device that the content can be used
+// on, 0 where that is not known.
+func (p *plan) maxSector(part ptable.Part, content string) int {
+	if content == "unknown" {
+		return 0
+	}
+	id, err := usedmap.Identify(io.NewSectionReader(p.cfg.Device, part.Start, part.Size), part.Size)
+	if err != nil {
+		return 0 // a bad block there has been told of by now
+	}
+	return id.MaxSector
 }
 
 // probe finds out what a partition holds, and refuses what is not at rest.

@@ -66,6 +66,9 @@ type Partition struct {
 	// FSUUID and FSLabel are the filesystem's own.
 	FSUUID  string `json:"fs_uuid,omitempty"`
 	FSLabel string `json:"fs_label,omitempty"`
+	// MaxSector is the largest logical sector, in bytes, of a device that the
+	// content can be used on; 0 is not known.
+	MaxSector int `json:"max_sector,omitempty"`
 	// UsedBytes is how much of it the image holds, in whole blocks.
 	UsedBytes int64 `json:"used_bytes"`
 	// Whole says why every block was taken; empty if only used ones were.

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,18 +111,21 @@ func checkSectors(man *image.Manifest, dev disk.Device, force bool) error {
 // checkContent refuses a filesystem on a device with sectors that it cannot
 // have there.
 //
-// Nothing can be mounted whose blocks or sectors are shorter than the device's,
-// and only some filesystems never have blocks shorter than 4096 bytes. Longer
-// sectors than the device's are fine with Linux, but firmware and Windows want
-// those of FAT, exFAT and NTFS to be the device's own.
+// Nothing can be mounted whose blocks or sectors are shorter than the device's.
+// Longer sectors than the device's are fine with Linux, but firmware and Windows
+// want those of FAT, exFAT and NTFS to be the device's own.
 func checkContent(p image.Partition, sector int, dev disk.Device, force bool) error {
 	have := dev.SectorSize()
 	if have == 0 || have == sector || force {
 		return nil
 	}
-	if have > sector && slices.Contains([]string{"btrfs", "f2fs", "swap"}, p.Content) ||
+	if have > sector && (p.MaxSector >= have || p.Content == "empty") ||
 		have < sector && !slices.Contains([]string{"vfat", "exfat", "ntfs"}, p.Content) {
 		return nil
 	}
-	return refusal(dev)("its sectors are %d bytes long, those the image's %s was made on %d; --force takes it all the same", have, p.Content, sector)
+	why := "those its %s was made for %d"
+	if have > sector && p.MaxSector == 0 {
+		why = "and what its %s can do with that is not known; it was made on sectors of %d"
+	}
+	return refusal(dev)("its sectors are %d bytes long, "+why+" (%s of the image); --force takes it all the same", have, p.Content, cmp.Or(p.MaxSector, sector), name(p))
 }

@@ -2,6 +2,7 @@ package install_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -185,22 +186,23 @@ func TestOnePartitionRefused(t *testing.T) {
 func TestSectorsMatter(t *testing.T) {
 	for _, c := range []struct {
 		content  string
+		max      int // the largest sectors it knows
 		from, to int
 		fits     bool
 	}{
-		{"ext4", 512, 512, true}, {"ext4", 512, 0, true},
-		{"ext4", 512, 4096, false}, {"xfs", 512, 4096, false}, {"vfat", 512, 4096, false},
-		{"btrfs", 512, 4096, true}, {"swap", 512, 4096, true}, {"unknown", 512, 4096, false},
-		{"ext4", 4096, 512, true}, {"xfs", 4096, 512, true}, {"vfat", 4096, 512, false}, {"ntfs", 4096, 512, false},
+		{"ext4", 4096, 512, 512, true}, {"ext4", 4096, 512, 0, true},
+		{"ext4", 1024, 512, 4096, false}, {"ext4", 4096, 512, 4096, true}, {"xfs", 512, 512, 4096, false}, {"vfat", 512, 512, 4096, false},
+		{"btrfs", 4096, 512, 4096, true}, {"swap", 4096, 512, 4096, true}, {"unknown", 0, 512, 4096, false}, {"empty", 0, 512, 4096, true},
+		{"ext4", 4096, 4096, 512, true}, {"xfs", 4096, 4096, 512, true}, {"vfat", 4096, 4096, 512, false}, {"ntfs", 4096, 4096, 512, false},
 	} {
-		t.Run(fmt.Sprintf("%s %d to %d", c.content, c.from, c.to), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s of %d %d to %d", c.content, c.max, c.from, c.to), func(t *testing.T) {
 			b := make([]byte, 3*mib)
 			random(b, 2)
 			all := func(int) bool { return true }
 			whole := captureUsed(t, b, image.Manifest{SectorSize: c.from, Table: "none",
-				Partitions: []image.Partition{{Size: 3 * mib, Content: c.content}}}, all)
+				Partitions: []image.Partition{{Size: 3 * mib, Content: c.content, MaxSector: c.max}}}, all)
 			part := captureUsed(t, b, image.Manifest{SectorSize: c.from, Table: "mbr",
-				Partitions: []image.Partition{{Number: 1, Start: mib, Size: mib, Content: c.content}}}, all)
+				Partitions: []image.Partition{{Number: 1, Start: mib, Size: mib, Content: c.content, MaxSector: c.max}}}, all)
 			for name, do := range map[string]func(force bool) (*memDisk, error){
 				"whole": func(force bool) (*memDisk, error) {
 					dev := newDisk(3 * mib)
@@ -222,7 +224,7 @@ func TestSectorsMatter(t *testing.T) {
 				if err == nil {
 					continue
 				}
-				for _, s := range []string{"mem0", c.content, fmt.Sprint(c.from), fmt.Sprint(c.to)} {
+				for _, s := range []string{"mem0", c.content, fmt.Sprint(cmp.Or(c.max, c.from)), fmt.Sprint(c.to)} {
 					if !strings.Contains(err.Error(), s) {
 						t.Errorf("%s: %q does not name %s", name, err, s)
 					}

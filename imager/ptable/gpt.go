@@ -44,6 +44,7 @@ const (
 	headerCRCAt    = 16
 	myLBAAt        = 24
 	alternateLBAAt = 32
+	firstUsableAt  = 40
 	lastUsableAt   = 48
 	entriesLBAAt   = 72
 	entriesCRCAt   = 88
@@ -67,7 +68,7 @@ func (h Header) MyLBA() uint64 { return h.uint64(myLBAAt) }
 func (h Header) AlternateLBA() uint64 { return h.uint64(alternateLBAAt) }
 
 // FirstUsableLBA is the first sector a partition may use.
-func (h Header) FirstUsableLBA() uint64 { return h.uint64(40) }
+func (h Header) FirstUsableLBA() uint64 { return h.uint64(firstUsableAt) }
 
 // LastUsableLBA is the last sector a partition may use.
 func (h Header) LastUsableLBA() uint64 { return h.uint64(lastUsableAt) }
@@ -196,12 +197,13 @@ func (h Header) primary(entriesLBA uint64) (Header, error) {
 // entry is one GPT partition entry (UEFI 2.10, table 5.6).
 type entry []byte
 
-func (e entry) used() bool       { return !bytes.Equal(e[:16], make([]byte, 16)) }
-func (e entry) typeGUID() string { return guid(e[:16]) }
-func (e entry) guid() string     { return guid(e[16:32]) }
-func (e entry) first() uint64    { return binary.LittleEndian.Uint64(e[32:]) }
-func (e entry) last() uint64     { return binary.LittleEndian.Uint64(e[40:]) }
-func (e entry) setLast(v uint64) { binary.LittleEndian.PutUint64(e[40:], v) }
+func (e entry) used() bool        { return !bytes.Equal(e[:16], make([]byte, 16)) }
+func (e entry) typeGUID() string  { return guid(e[:16]) }
+func (e entry) guid() string      { return guid(e[16:32]) }
+func (e entry) first() uint64     { return binary.LittleEndian.Uint64(e[32:]) }
+func (e entry) last() uint64      { return binary.LittleEndian.Uint64(e[40:]) }
+func (e entry) setFirst(v uint64) { binary.LittleEndian.PutUint64(e[32:], v) }
+func (e entry) setLast(v uint64)  { binary.LittleEndian.PutUint64(e[40:], v) }
 
 // name decodes the UTF-16 name up to its first NUL.
 func (e entry) name() string {

@@ -90,12 +90,18 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 }
 
 func run(ctx context.Context, cfg Config, client *origin.Client, img *image.Image, dev disk.Device) (api.Result, error) {
-	job, err := install.New(img, dev, cfg.Install)
+	fit, err := install.Rescale(ctx, img, dev, cfg.Install, func(ctx context.Context, n uint32) ([]byte, error) {
+		return client.Chunk(ctx, img.Digest, n)
+	})
+	if err != nil {
+		return api.Result{}, err
+	}
+	job, err := install.New(fit.Image, dev, cfg.Install)
 	if err != nil {
 		return api.Result{}, err
 	}
 	r := &receiver{cfg: cfg, client: client, img: img, log: cfg.Install.Log, join: cast.Receive}
-	result, err := job.Run(ctx, r.transport)
+	result, err := job.Run(ctx, fit.Transport(HTTP, r.transport))
 	result.RepairBytes = r.repairBytes
 	return result, err
 }

@@ -20,6 +20,10 @@ type Identity struct {
 	// LVM2 physical volume the label is its volume group's name. Both may be
 	// empty: Identify follows no tables to find a label.
 	UUID, Label string
+	// MaxSector is the largest logical sector, in bytes, of a device that the
+	// content can be used on: no filesystem is mounted whose own blocks or
+	// sectors are smaller. 0 is not known.
+	MaxSector int
 }
 
 // identifyBytes reaches over the superblock that stands farthest from the
@@ -67,7 +71,7 @@ func identifyLVM(r io.ReaderAt, size int64) (id Identity, err error) {
 	if err != nil || res == nil {
 		return id, err
 	}
-	return Identity{res.Content, res.UUID, res.Label}, nil
+	return Identity{Content: res.Content, UUID: res.UUID, Label: res.Label}, nil
 }
 
 // identifyFS knows the filesystems whose used blocks Probe reads. Offsets are
@@ -76,28 +80,37 @@ func identifyFS(b []byte) Identity {
 	le := binary.LittleEndian
 	switch {
 	case le.Uint16(b[0x438:]) == 0xef53:
-		return Identity{"ext4", probe.UUID(b[0x468:][:16]), text(b[0x478:0x488])}
+		return Identity{"ext4", probe.UUID(b[0x468:][:16]), text(b[0x478:0x488]), shift(1024, b[0x418])}
 	case string(b[:4]) == "XFSB":
-		return Identity{"xfs", probe.UUID(b[32:][:16]), text(b[108:120])}
+		return Identity{"xfs", probe.UUID(b[32:][:16]), text(b[108:120]), int(binary.BigEndian.Uint16(b[102:]))}
 	case string(b[0x10040:0x10048]) == "_BHRfS_M":
-		return Identity{"btrfs", probe.UUID(b[0x10020:][:16]), text(b[0x1012b:0x1022b])}
+		return Identity{"btrfs", probe.UUID(b[0x10020:][:16]), text(b[0x1012b:0x1022b]), int(le.Uint32(b[0x10090:]))}
 	case le.Uint32(b[0x400:]) == 0xf2f52010:
-		return Identity{Content: "f2fs", UUID: probe.UUID(b[0x400+108:][:16])}
+		return Identity{Content: "f2fs", UUID: probe.UUID(b[0x400+108:][:16]), MaxSector: shift(1, b[0x400+16])}
 	case string(b[3:11]) == "NTFS    ":
-		return Identity{Content: "ntfs", UUID: fmt.Sprintf("%016X", le.Uint64(b[72:]))}
+		return Identity{Content: "ntfs", UUID: fmt.Sprintf("%016X", le.Uint64(b[72:])), MaxSector: int(le.Uint16(b[11:]))}
 	case string(b[3:11]) == "EXFAT   ":
-		return Identity{Content: "exfat", UUID: serial(b[100:])}
+		return Identity{Content: "exfat", UUID: serial(b[100:]), MaxSector: shift(1, b[108])}
 	case le.Uint16(b[510:]) == 0xaa55 && string(b[0x52:0x57]) == "FAT32":
-		return Identity{"vfat", serial(b[0x43:]), fatLabel(b[0x47:0x52])}
+		return Identity{"vfat", serial(b[0x43:]), fatLabel(b[0x47:0x52]), int(le.Uint16(b[11:]))}
 	case le.Uint16(b[510:]) == 0xaa55 && string(b[0x36:0x39]) == "FAT":
-		return Identity{"vfat", serial(b[0x27:]), fatLabel(b[0x2b:0x36])}
+		return Identity{"vfat", serial(b[0x27:]), fatLabel(b[0x2b:0x36]), int(le.Uint16(b[11:]))}
 	}
 	for page := 4 << 10; page <= 64<<10; page *= 2 {
 		if string(b[page-10:page]) == "SWAPSPACE2" {
-			return Identity{"swap", probe.UUID(b[0x40c:][:16]), text(b[0x41c:0x42c])}
+			return Identity{"swap", probe.UUID(b[0x40c:][:16]), text(b[0x41c:0x42c]), page}
 		}
 	}
 	return Identity{}
+}
+
+// shift returns n shifted left by a field of a superblock, 0 where that makes
+// no sense.
+func shift(n int, by byte) int {
+	if by > 16 {
+		return 0
+	}
+	return n << by
 }
 
 // serial is how blkid and GRUB write the ID of a FAT volume.
