@@ -177,12 +177,14 @@ func (d *device) takeBlock() error {
 }
 
 // openDirect opens the file a second time without the page cache. Where that
-// does not work, such as on some filesystems in memory, we do without.
-func (d *device) openDirect() {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", d.f.Fd()), os.O_RDWR|unix.O_DIRECT, 0)
-	if err == nil {
-		d.direct = f
-	}
+// does not work we do without.
+func (d *device) openDirect() { d.direct, _ = OpenDirect(d.f) }
+
+// OpenDirect opens a file that is open a second time, for reading and writing
+// without the page cache: offset, length and memory must be multiples of Align.
+// It is an error where the filesystem cannot do that, as some in memory.
+func OpenDirect(f *os.File) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0)
 }
 
 func (d *device) ioctl(req uint, arg unsafe.Pointer) error {

@@ -36,51 +36,33 @@ func (d *Dir) NewWriter(ctx context.Context) (Writer, error) {
 }
 
 func (d *Dir) newWriter() *dirWriter {
-	return &dirWriter{d: d, pending: make(map[image.ID]struct{}), written: make(map[string]bool), slots: make(chan struct{}, commits)}
+	w := &dirWriter{d: d, pending: make(map[image.ID]struct{}), written: make(map[string]bool),
+		slots: make(chan struct{}, commits), filling: make(chan struct{}, 1), pieces: make(chan []byte, pieces)}
+	for range pieces {
+		w.pieces <- nil // made on first use
+	}
+	return w
 }
 
-// dirWriter fills packs. Its mutex guards the bookkeeping, and the start of a
-// new pack: many goroutines write their chunks into one pack at the same time,
-// each at the place it reserved.
+// dirWriter fills packs, one at a time.
 type dirWriter struct {
 	d    *Dir
 	lock *lock // nil for GC, which holds the exclusive one
 	// copying makes Put store what the index knows already: GC moves chunks.
 	copying bool
 	slots   chan struct{} // as many tokens as packs on their way
+	pieces  chan []byte   // empty pieces of packs
 
-	mu      sync.Mutex
-	cur     *packFile             // being filled, or nil
+	// filling has a token while somebody adds to cur, which may wait for the
+	// disk: unlike a mutex it can be waited for together with a context.
+	filling chan struct{}
+	cur     *packFile // being filled, or nil
+
+	mu      sync.Mutex            // held for a moment, never while waiting
 	leaving []*packFile           // full, not yet durable
 	pending map[image.ID]struct{} // chunks of cur and leaving
 	written map[string]bool       // names of the packs made durable
 	err     error                 // what spent the writer
-}
-
-// packFile is a pack in the making.
-type packFile struct {
-	f       *os.File
-	size    uint32
-	entries []entry
-	writes  sync.WaitGroup // Puts that reserved a place and still write
-	done    chan struct{}  // closed when it is durable or lost
-
-	mu  sync.Mutex
-	err error // of the first write that failed
-}
-
-func (p *packFile) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err == nil {
-		p.err = err
-	}
-}
-
-func (p *packFile) failed() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
 }
 
 // Has implements Writer.
@@ -109,68 +91,76 @@ func (w *dirWriter) Put(ctx context.Context, id image.ID, size int, encoded []by
 	if err := ctx.Err(); err != nil {
 		return false, fmt.Errorf("store: %w", err)
 	}
-	p, offset, full, err := w.reserve(id, size, len(encoded))
-	if p == nil {
+	if err := w.enter(ctx); err != nil {
 		return false, err
 	}
-	_, err = p.f.WriteAt(encoded, offset)
-	if err != nil {
-		err = fmt.Errorf("store: write chunk %s: %w", id.Short(), err)
-		p.fail(err)
-		w.fail(err)
+	added, full, err := w.put(ctx, entry{id: id, encoded: uint32(len(encoded)), size: uint32(size)}, encoded)
+	w.leave()
+	if full != nil {
+		w.send(full)
 	}
-	p.writes.Done()
-	if full {
-		w.send(p)
-	}
-	return err == nil, err
+	return added, err
 }
 
-// reserve finds a place for a chunk. It returns no pack if the chunk is there
-// already, and full if the caller is to send the pack off once it has written.
-func (w *dirWriter) reserve(id image.ID, size, encoded int) (p *packFile, offset int64, full bool, err error) {
+// enter waits until nobody else fills packs.
+func (w *dirWriter) enter(ctx context.Context) error {
+	select {
+	case w.filling <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("store: %w", ctx.Err())
+	}
+}
+
+func (w *dirWriter) leave() { <-w.filling }
+
+// put adds a chunk that is not there yet to the current pack. If that is then
+// full, the caller is to send it off.
+func (w *dirWriter) put(ctx context.Context, e entry, encoded []byte) (added bool, full *packFile, err error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err != nil || w.has(id) {
-		return nil, 0, false, w.err
+	err = w.err
+	known := w.has(e.id)
+	w.mu.Unlock()
+	if err != nil || known {
+		return false, nil, err
 	}
 	if w.cur == nil {
-		if w.cur, err = w.newPack(); err != nil {
-			w.err = err
-			return nil, 0, false, err
+		if w.cur, err = w.newPack(ctx); err != nil {
+			w.fail(err)
+			return false, nil, err
 		}
 	}
-	p = w.cur
-	offset = int64(p.size)
-	p.entries = append(p.entries, entry{id, p.size, uint32(encoded), uint32(size)})
-	p.size += uint32(encoded)
-	p.writes.Add(1)
-	w.pending[id] = struct{}{}
-	if full = p.size >= packTarget || len(p.entries) >= packChunks; full {
-		w.retire()
+	p := w.cur
+	e.offset = p.size
+	if err := p.append(ctx, encoded); err != nil {
+		w.fail(err)
+		return false, nil, err
 	}
-	return p, offset, full, nil
+	p.entries = append(p.entries, e)
+	w.mu.Lock()
+	w.pending[e.id] = struct{}{}
+	w.mu.Unlock()
+	if p.size >= packTarget || len(p.entries) >= packChunks {
+		full, err = w.retire(ctx)
+	}
+	return err == nil, full, err
 }
 
-// newPack starts a pack.
-func (w *dirWriter) newPack() (*packFile, error) {
-	f, err := w.d.createTemp()
-	if err != nil {
+// retire ends the filling of the current pack with its table.
+func (w *dirWriter) retire(ctx context.Context) (*packFile, error) {
+	p := w.cur
+	table, name := appendTable(nil, p.entries)
+	if err := p.append(ctx, table); err != nil {
+		w.fail(err)
 		return nil, err
 	}
-	if _, err := f.Write(appendPackHeader(nil)); err != nil {
-		discard(f)
-		return nil, fmt.Errorf("store: write pack: %w", err)
-	}
-	return &packFile{f: f, size: packHeader, entries: make([]entry, 0, 512), done: make(chan struct{})}, nil
-}
-
-// retire ends the filling of the current pack. The caller holds the mutex.
-func (w *dirWriter) retire() *packFile {
-	p := w.cur
+	p.name = name
+	p.end()
 	w.cur = nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.leaving = append(w.leaving, p)
-	return p
+	return p, nil
 }
 
 // send makes a retired pack durable beside the caller, who waits if too many
@@ -198,30 +188,30 @@ func (w *dirWriter) send(p *packFile) {
 	}()
 }
 
-// seal completes a pack, makes it durable and enters it into the index.
+// seal makes a pack durable and enters it into the index.
 func (w *dirWriter) seal(p *packFile) error {
-	p.writes.Wait()
-	if err := p.failed(); err != nil {
+	<-p.written
+	if p.err != nil {
 		discard(p.f)
-		return err
+		return p.err
 	}
-	b, name := appendTable(nil, p.entries)
-	if _, err := p.f.WriteAt(b, int64(p.size)); err != nil {
+	if err := p.f.Truncate(int64(p.size)); err != nil {
 		discard(p.f)
 		return fmt.Errorf("store: write pack: %w", err)
 	}
 	// What is about to be acknowledged must be what a reader will find.
-	if _, got, err := readTable(p.f, int64(p.size)+int64(len(b))); err != nil || got != name {
+	if _, got, err := readTable(p.f, int64(p.size)); err != nil || got != p.name {
 		discard(p.f)
 		return fmt.Errorf("store: pack reads back differently: %v", err)
 	}
-	if err := w.d.commit(p.f, filepath.Join(packDir, name.String()+packSuffix), os.Rename); err != nil {
+	name := p.name.String()
+	if err := w.d.commit(p.f, filepath.Join(packDir, name+packSuffix), os.Rename); err != nil {
 		return err
 	}
-	w.d.index.add(name.String(), p.entries)
+	w.d.index.add(name, p.entries)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.written[name.String()] = true
+	w.written[name] = true
 	return nil
 }
 
@@ -230,6 +220,13 @@ func (w *dirWriter) wrote(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.written[name]
+}
+
+// spent returns what spent the writer, if anything has.
+func (w *dirWriter) spent() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
 }
 
 func (w *dirWriter) fail(err error) {
@@ -242,13 +239,17 @@ func (w *dirWriter) fail(err error) {
 
 // Flush implements Writer.
 func (w *dirWriter) Flush(ctx context.Context) error {
-	w.mu.Lock()
-	var last *packFile
-	if w.cur != nil && w.err == nil {
-		last = w.retire()
+	if err := w.enter(ctx); err != nil {
+		return err
 	}
+	var last *packFile
+	if w.cur != nil && w.spent() == nil {
+		last, _ = w.retire(ctx) // which spends the writer if it fails
+	}
+	w.mu.Lock()
 	waiting := append([]*packFile(nil), w.leaving...)
 	w.mu.Unlock()
+	w.leave()
 	if last != nil {
 		w.send(last)
 	}
@@ -259,10 +260,7 @@ func (w *dirWriter) Flush(ctx context.Context) error {
 			return fmt.Errorf("store: flush: %w", ctx.Err())
 		}
 	}
-	w.mu.Lock()
-	err := w.err
-	w.mu.Unlock()
-	if err != nil {
+	if err := w.spent(); err != nil {
 		return err
 	}
 	// Chunks that were not added because another program's pack has them are
@@ -272,18 +270,19 @@ func (w *dirWriter) Flush(ctx context.Context) error {
 
 // Close implements Writer.
 func (w *dirWriter) Close() error {
+	w.filling <- struct{}{} // whoever has the token waits for the disk at most
+	defer w.leave()
 	w.mu.Lock()
 	if w.err == errClosed {
 		w.mu.Unlock()
 		return nil
 	}
 	w.err = errClosed
-	cur, waiting := w.cur, append([]*packFile(nil), w.leaving...)
-	w.cur = nil
+	waiting := append([]*packFile(nil), w.leaving...)
 	w.mu.Unlock()
-	if cur != nil {
-		cur.writes.Wait()
-		discard(cur.f)
+	if w.cur != nil {
+		w.cur.drop()
+		w.cur = nil
 	}
 	for _, p := range waiting {
 		<-p.done
