@@ -40,6 +40,16 @@ func (s *memStore) Chunk(_ context.Context, id image.ID) ([]byte, error) {
 	return nil, fmt.Errorf("chunk %s: %w", id.Short(), store.ErrNotFound)
 }
 
+func (s *memStore) NewReader() store.Reader { return memReader{s} }
+
+type memReader struct{ s *memStore }
+
+func (r memReader) Encoded(ctx context.Context, id image.ID, _ []byte) ([]byte, error) {
+	return r.s.Chunk(ctx, id)
+}
+
+func (memReader) Close() error { return nil }
+
 func (s *memStore) Lookup(id image.ID) (encodedLen, size int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -97,7 +97,7 @@ func newReading(r io.Reader, cfg ImportConfig) (*reading, error) {
 		}
 	}
 	for range buffers {
-		x.free <- make([]byte, image.RegionSize)
+		x.free <- make([]byte, image.RegionSize+image.DecodeSlack)
 	}
 	return x, nil
 }
@@ -186,7 +186,7 @@ func (x *reading) read(ctx context.Context) error {
 
 // work stores chunks until there are no more.
 func (x *reading) work(ctx context.Context) error {
-	dec, buf := image.NewDecoder(), make([]byte, image.RegionSize)
+	dec, buf := image.NewDecoder(), make([]byte, image.RegionSize+image.DecodeSlack)
 	for r := range x.full {
 		if err := x.put(ctx, dec, buf, r); err != nil {
 			return err

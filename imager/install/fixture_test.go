@@ -16,6 +16,7 @@ import (
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/ptable"
+	"huck/imager/store"
 )
 
 const (
@@ -44,6 +45,17 @@ func (s *source) Chunk(ctx context.Context, id image.ID) ([]byte, error) {
 	s.asked = append(s.asked, id)
 	return bytes.Clone(b), nil
 }
+
+// NewReader implements install.ChunkSource.
+func (s *source) NewReader() store.Reader { return readerFunc(s.Chunk) }
+
+// readerFunc is a store.Reader of chunks that stand elsewhere.
+type readerFunc func(context.Context, image.ID) ([]byte, error)
+
+func (f readerFunc) Encoded(ctx context.Context, id image.ID, _ []byte) ([]byte, error) {
+	return f(ctx, id)
+}
+func (readerFunc) Close() error { return nil }
 
 // fetched returns how many chunks were asked for since the last call.
 func (s *source) fetched() int {

@@ -9,13 +9,11 @@
 package install
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 
 	"huck/imager/api"
 	"huck/imager/disk"
-	"huck/imager/image"
 )
 
 // Refused tells why an image is not put on a device. Nothing has been written.
@@ -94,11 +92,6 @@ type Report struct {
 
 // Equal reports that the disk is the image's fitted view.
 func (r *Report) Equal() bool { return len(r.Differ) == 0 && !r.BackupGPT }
-
-// ChunkSource gives encoded chunks by ID; a store.Store is one.
-type ChunkSource interface {
-	Chunk(ctx context.Context, id image.ID) (encoded []byte, err error)
-}
 
 // ViaStore is how Result.Received names what FromStore brought.
 const ViaStore = "store"

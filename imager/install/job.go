@@ -35,10 +35,9 @@ type Job struct {
 	view  *view
 	state *state
 
-	// buffers are the free ones of maxBuffers chunk buffers, workers the free
-	// ones of Options.Workers; both are filled with empty ones and made on
-	// first use.
-	buffers chan []byte
+	// buffers are the free ones of maxBuffers, workers the free ones of
+	// Options.Workers; both are filled with empty ones and made on first use.
+	buffers chan *write
 	workers chan *worker
 	// queue holds what is to be written; it has room for all buffers.
 	queue chan *write
@@ -87,7 +86,7 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		img: img, dev: dev, opt: opt, view: v,
 		log:     opt.Log.With("dev", dev.Name()),
 		state:   newState(v.layout, !opt.NoPlan),
-		buffers: make(chan []byte, maxBuffers),
+		buffers: make(chan *write, maxBuffers),
 		workers: make(chan *worker, opt.Workers),
 		queue:   make(chan *write, maxBuffers),
 	}
@@ -237,74 +236,4 @@ func (j *Job) reportProgress() (stop func()) {
 		}
 	}()
 	return func() { close(done); <-ended }
-}
-
-// FromStore returns a transport that takes the chunks from a store on this
-// machine, in disk order.
-func FromStore(src ChunkSource) func(ctx context.Context, j *Job) error {
-	return func(ctx context.Context, j *Job) error {
-		g, ctx := errgroup.WithContext(ctx)
-		numbers := make(chan uint32)
-		g.Go(func() error {
-			defer close(numbers)
-			return j.each(ctx, func(n uint32) error {
-				select {
-				case numbers <- n:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			})
-		})
-		for range j.opt.Workers + 2 { // some wait for the store while others decode
-			g.Go(func() error {
-				for n := range numbers {
-					if !j.Useful(n) {
-						continue
-					}
-					b, err := src.Chunk(ctx, j.view.layout.ID(n))
-					if err == nil {
-						err = j.Deliver(ctx, n, b, ViaStore)
-					}
-					if err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		}
-		return g.Wait()
-	}
-}
-
-// each calls f once for every chunk that is or becomes missing, in disk order
-// as far as the plan allows, until the job is complete.
-func (j *Job) each(ctx context.Context, f func(n uint32) error) error {
-	asked := newBitset(j.view.layout.Chunks())
-	buf := make([]uint32, 4*maxBuffers) // more than can be asked for and not yet taken
-	var from uint32
-	for {
-		changed := j.Changed()
-		fresh := false
-		for _, n := range j.Missing(from, buf) {
-			if asked.has(int(n)) {
-				continue
-			}
-			asked.add(int(n))
-			if err := f(n); err != nil {
-				return err
-			}
-			fresh, from = true, n+1
-		}
-		if fresh {
-			continue
-		}
-		select {
-		case <-j.Complete():
-			return nil
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -17,6 +17,7 @@ import (
 	"huck/imager/cast"
 	"huck/imager/image"
 	"huck/imager/install"
+	"huck/imager/store"
 )
 
 var _ cast.Sink = (*install.Job)(nil)
@@ -304,6 +305,7 @@ func TestMemory(t *testing.T) {
 
 type sourceFunc func(image.ID) ([]byte, error)
 
+func (f sourceFunc) NewReader() store.Reader                              { return readerFunc(f.Chunk) }
 func (f sourceFunc) Chunk(_ context.Context, id image.ID) ([]byte, error) { return f(id) }
 
 // nullDisk takes writes and keeps nothing.

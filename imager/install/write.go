@@ -21,9 +21,9 @@ const (
 	maxBatch = 2 * maxWrite / image.RegionSize
 )
 
-// write is a verified chunk and where parts of it go.
+// write is a verified chunk and where parts of it go. It is used over and over.
 type write struct {
-	buf  []byte // goes back to the free ones
+	buf  []byte
 	segs []segment
 }
 
@@ -59,7 +59,7 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 		size += int64(len(s.data))
 	}
 	if len(w.segs) == 0 {
-		j.buffers <- w.buf
+		j.buffers <- w
 	} else {
 		j.queue <- w // as long as all buffers together: does not block
 	}
@@ -68,18 +68,19 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 }
 
 // prepare decodes and verifies chunk n and makes its write, after the disk's
-// head has been invalidated if there is anything to write. It takes a buffer
-// from the free ones, which goes with the write.
-func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string) (_ *write, err error) {
-	var buf []byte
+// head has been invalidated if there is anything to write.
+func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string) (out *write, err error) {
 	select {
-	case buf = <-j.buffers:
+	case out = <-j.buffers:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if out == nil {
+		out = &write{buf: disk.Buffer(image.RegionSize + image.DecodeSlack)}
+	}
 	defer func() {
 		if err != nil {
-			j.buffers <- buf
+			j.buffers <- out
 		}
 	}()
 	var w *worker
@@ -92,28 +93,21 @@ func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string)
 	if w == nil {
 		w = &worker{image.NewDecoder(), disk.Buffer(image.RegionSize)}
 	}
-	if buf == nil {
-		buf = disk.Buffer(image.RegionSize)
-	}
-	chunk, err := w.dec.Decode(buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
+	chunk, err := w.dec.Decode(out.buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
 	if err != nil {
 		return nil, err
 	}
 	j.state.received(via, len(encoded))
-	if len(chunk) > 0 && &chunk[0] != &buf[0] { // it was not compressed
-		chunk = buf[:copy(buf, chunk)]
+	if len(chunk) > 0 && &chunk[0] != &out.buf[0] { // it was not compressed
+		chunk = out.buf[:copy(out.buf, chunk)]
 	}
-	segs, err := j.segments(ctx, n, chunk, w.buf)
-	if err != nil {
-		return nil, err
-	}
-	return &write{buf, segs}, nil
+	out.segs, err = j.segments(ctx, n, chunk, w.buf, out.segs[:0])
+	return out, err
 }
 
-// segments returns what of chunk n must be written where. What belongs in the
+// segments appends what of chunk n must be written where. What belongs in the
 // disk's head is put aside instead.
-func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte) ([]segment, error) {
-	var segs []segment
+func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte, segs []segment) ([]segment, error) {
 	l := j.view.layout
 	for i := range l.Places(n) {
 		if j.view.partial(i) {
@@ -121,7 +115,7 @@ func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte) ([]
 		}
 		if !j.state.lookedAt(i) {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return segs, err
 			}
 			same, err := j.view.look(j.dev, i, scratch)
 			j.saw(i, same, err)
@@ -130,12 +124,12 @@ func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte) ([]
 			continue
 		}
 		if err := j.invalidate(); err != nil {
-			return nil, err
+			return segs, err
 		}
 		for r := range j.view.runs(i) {
 			s := segment{r.Offset, chunk[r.At:][:r.Len]}
 			if err := j.checkTail(s); err != nil {
-				return nil, err
+				return segs, err
 			}
 			if s = j.holdBack(s); len(s.data) > 0 {
 				segs = append(segs, s)
@@ -172,18 +166,19 @@ func (j *Job) holdBack(s segment) segment {
 // and empty or ctx is done.
 func (j *Job) write(ctx context.Context) error {
 	stage := disk.Buffer(maxWrite)
+	var batch []*write
+	var segs []segment
 	for {
-		var batch []*write
 		select {
 		case w, ok := <-j.queue:
 			if !ok {
 				return nil
 			}
-			batch = j.more(append(batch, w))
+			batch = j.more(append(batch[:0], w))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		var segs []segment
+		segs = segs[:0]
 		for _, w := range batch {
 			segs = append(segs, w.segs...)
 		}
@@ -191,7 +186,7 @@ func (j *Job) write(ctx context.Context) error {
 			return err
 		}
 		for _, w := range batch {
-			j.buffers <- w.buf
+			j.buffers <- w
 		}
 	}
 }

@@ -59,7 +59,7 @@ type verifier struct {
 func Open(path string, o Options) (*Dir, error) {
 	d := &Dir{path: path, log: o.Log, index: newIndex(filepath.Join(path, packDir))}
 	d.verifiers.New = func() any {
-		return &verifier{image.NewDecoder(), make([]byte, image.RegionSize)}
+		return &verifier{image.NewDecoder(), make([]byte, image.RegionSize+image.DecodeSlack)}
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -237,25 +237,12 @@ func (d *Dir) Has(ctx context.Context, id image.ID) (bool, error) {
 }
 
 // Chunk implements Store.
-func (d *Dir) Chunk(ctx context.Context, id image.ID) ([]byte, error) {
-	// The second round is for a chunk that is new, or that GC moved.
-	for round := 0; ; round++ {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("store: %w", err)
-		}
-		loc, pack, ok := d.index.lookup(id)
-		if ok {
-			b, err := d.readChunk(id, loc, pack)
-			if err == nil || !errors.Is(err, fs.ErrNotExist) || round > 0 {
-				return b, err
-			}
-		} else if round > 0 {
-			return nil, d.missing(id)
-		}
-		if err := d.index.refresh(); err != nil {
-			return nil, err
-		}
-	}
+func (d *Dir) Chunk(ctx context.Context, id image.ID) (b []byte, err error) {
+	err = d.find(ctx, id, func(loc location, pack string) error {
+		b, err = d.readChunk(id, loc, pack)
+		return err
+	})
+	return b, err
 }
 
 // missing is the error about a chunk that no readable pack has.
@@ -268,14 +255,14 @@ func (d *Dir) missing(id image.ID) error {
 
 // readChunk reads a chunk from its place and verifies it.
 func (d *Dir) readChunk(id image.ID, loc location, pack string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(d.dir(packDir), pack+packSuffix))
+	f, err := d.openPack(pack)
 	if err != nil {
-		return nil, fmt.Errorf("store: read chunk %s: %w", id.Short(), err)
+		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() // opened for reading
 	b := make([]byte, loc.encoded)
-	if err := readFull(f, b, int64(loc.offset)); err != nil {
-		return nil, &image.ChunkError{ID: id, Why: fmt.Sprintf("pack %s: %v", shortName(pack), err)}
+	if err := readEncoded(f, b, id, loc, pack); err != nil {
+		return nil, err
 	}
 	if err := d.verify(b, id, loc, pack); err != nil {
 		return nil, err

@@ -25,6 +25,8 @@ type Store interface {
 	// ErrNotFound if the store has no such chunk and is an *image.ChunkError
 	// if the stored bytes are damaged.
 	Chunk(ctx context.Context, id image.ID) (encoded []byte, err error)
+	// NewReader returns a reader of chunks that are verified elsewhere.
+	NewReader() Reader
 	// Has reports whether the store has the chunk. It does not read it.
 	Has(ctx context.Context, id image.ID) (bool, error)
 	// Lookup returns a chunk's lengths in bytes, encoded and decoded, if the
@@ -80,6 +82,16 @@ type PruneStore interface {
 	// writer is at work. It deletes nothing if it meets damage that hides
 	// what is still needed. With dryRun it only says what it would do.
 	GC(ctx context.Context, dryRun bool) (GCResult, error)
+}
+
+// Reader reads many chunks, best in the order of their image, for those who
+// decode and so verify them themselves. All methods are safe for concurrent use.
+type Reader interface {
+	// Encoded returns a chunk as it is stored, unverified, in buf if that has
+	// the capacity. The error wraps ErrNotFound if the store has no such chunk.
+	Encoded(ctx context.Context, id image.ID, buf []byte) ([]byte, error)
+	// Close lets go of what the reader keeps open. Nothing is read after it.
+	Close() error
 }
 
 // Writer adds chunks to a store. All methods are safe for concurrent use.

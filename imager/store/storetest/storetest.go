@@ -155,6 +155,9 @@ func putChunks(t *testing.T, w store.Writer, chunks [][]byte) (added int) {
 func wantChunks(t *testing.T, s store.Store, chunks [][]byte) {
 	t.Helper()
 	dec, buf := image.NewDecoder(), make([]byte, image.RegionSize)
+	r := s.NewReader()
+	defer r.Close()
+	var unverified []byte
 	for i, c := range chunks {
 		id := image.Sum(c)
 		encoded, err := s.Chunk(t.Context(), id)
@@ -165,6 +168,9 @@ func wantChunks(t *testing.T, s store.Store, chunks [][]byte) {
 		got, err := dec.Decode(buf, encoded, id, len(c))
 		if err != nil || !bytes.Equal(got, c) {
 			t.Errorf("chunk %d reads back differently: %v", i, err)
+		}
+		if unverified, err = r.Encoded(t.Context(), id, unverified); err != nil || !bytes.Equal(unverified, encoded) {
+			t.Errorf("chunk %d: a reader gives other bytes: %v", i, err)
 		}
 		if n, size, ok := s.Lookup(id); !ok || n != len(encoded) || size != len(c) {
 			t.Errorf("chunk %d: Lookup says %d, %d, %v; want %d, %d", i, n, size, ok, len(encoded), len(c))
@@ -222,7 +228,10 @@ func notFound(t *testing.T, b Backend) {
 	_, err5 := s.Resolve(ctx, image.Ref{Digest: id})
 	_, err6 := s.CreateTag(ctx, "none", id, "", nil)
 	err7 := s.RemoveTag(ctx, "none", 1)
-	for i, err := range []error{err1, err2, err3, err4, err5, err6, err7} {
+	r := s.NewReader()
+	defer r.Close()
+	_, err8 := r.Encoded(ctx, id, nil)
+	for i, err := range []error{err1, err2, err3, err4, err5, err6, err7, err8} {
 		if !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("error %d is %v, want ErrNotFound", i+1, err)
 		}
