@@ -4,11 +4,15 @@
 package nettest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const inside = "HUCK_NETTEST"
@@ -68,6 +72,43 @@ func Veth(t *testing.T, address string) {
 	Run(t, "ip link set srv up")
 	Run(t, "ip -n client link set lo up")
 	Run(t, "ip -n client link set cli up")
+}
+
+// Switch makes a switch, the interface "srv" here with the given address, and
+// a namespace for each name, plugged in with its interface "net".
+func Switch(t *testing.T, address string, names ...string) {
+	t.Helper()
+	Run(t, "ip link add srv type bridge")
+	Run(t, "ip addr add "+address+" dev srv")
+	Run(t, "ip link set srv up")
+	for _, name := range names {
+		Run(t, "ip netns add "+name)
+		Run(t, "ip link add to-"+name+" type veth peer name net netns "+name)
+		Run(t, "ip link set to-"+name+" master srv up")
+		Run(t, "ip -n "+name+" link set lo up")
+		Run(t, "ip -n "+name+" link set net up")
+	}
+}
+
+// In calls f on a thread that is in the given namespace: the sockets that f
+// opens belong there and stay so.
+func In(t *testing.T, namespace string, f func()) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { // ends with its thread, which is never unlocked and used again
+		runtime.LockOSThread()
+		ns, err := os.Open("/run/netns/" + namespace)
+		if err == nil {
+			err = errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), ns.Close())
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("enter namespace %s: %v", namespace, err)
+	}
 }
 
 // Tool skips the test, or fails it when REQUIRE_TOOLS=1, if a program is not
