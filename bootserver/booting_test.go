@@ -71,7 +71,7 @@ func TestBootingExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	tell := dhcp.BootConfig{Server: own.Addr(), ServerURL: server.String(), BootFile: s.bootFile}
-	r, err := dhcp.NewResponder(t.Context(), dhcp.Config{BootConfig: tell, Subnet: own, Pool: pool}, noStore{})
+	r, err := dhcp.NewResponder(t.Context(), dhcp.Config{BootConfig: tell, Subnets: []dhcp.Subnet{{Prefix: own, Pools: []dhcp.Pool{pool}}}}, noStore{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,6 +95,7 @@ type app struct {
 	ctx         context.Context
 	env         Env
 	json, quiet bool
+	config      *config // empty without --config
 }
 
 // helpShown unwinds a run that printed help, after which kong expects the
@@ -103,7 +104,8 @@ type helpShown struct{}
 
 func run(ctx context.Context, env Env, args []string) (err error) {
 	var c cli
-	parser, err := kong.New(&c, kong.Name("bootserver"), kong.Description(description),
+	file := new(config)
+	parser, err := kong.New(&c, kong.Bind(file), kong.Name("bootserver"), kong.Description(description),
 		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { panic(helpShown{}) }))
 	if err != nil {
 		return err
@@ -120,7 +122,7 @@ func run(ctx context.Context, env Env, args []string) (err error) {
 	if err != nil {
 		return usageError{fmt.Errorf("%w; see bootserver --help", err)}
 	}
-	err = k.Run(&app{ctx: ctx, env: env, json: c.JSON, quiet: c.Quiet})
+	err = k.Run(&app{ctx: ctx, env: env, json: c.JSON, quiet: c.Quiet, config: file})
 	if ctx.Err() != nil && err != nil {
 		// Whatever broke then broke because of the signal.
 		return fmt.Errorf("interrupted: %w", context.Canceled)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -51,7 +52,7 @@ func (s *site) openDHCP() error {
 	case dhcpAuthoritative:
 		lease := s.set.dhcp
 		lease.BootConfig = tell
-		s.pool = lease.Pool.String()
+		s.pool = pools(lease)
 		r, err := dhcp.NewResponder(s.ctx, lease, s.state)
 		if err != nil {
 			return err
@@ -66,6 +67,19 @@ func (s *site) openDHCP() error {
 	s.closers = append(s.closers, server)
 	s.tasks = append(s.tasks, task{"dhcp", server.Run})
 	return nil
+}
+
+// pools is what of our own subnet is leased, as the ready line has it.
+func pools(cfg dhcp.Config) string {
+	var words []string
+	for _, s := range cfg.Subnets {
+		for _, p := range s.Pools {
+			if s.Prefix.Contains(cfg.Server) {
+				words = append(words, p.String())
+			}
+		}
+	}
+	return strings.Join(words, ",")
 }
 
 // bootFile is what a machine's firmware is told to load.

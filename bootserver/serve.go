@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -29,16 +30,17 @@ import (
 )
 
 type serveCmd struct {
-	Interface string   `required:"" placeholder:"IF" help:"The network interface to serve; no other sees DHCP, TFTP or multicast."`
-	Data      string   `required:"" placeholder:"DIR" help:"Where images and state are kept."`
-	DHCP      string   `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default); proxy: tell machines what to boot beside the network's own DHCP server; authoritative: be that server."`
-	Pool      string   `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
-	Router    string   `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
-	DNS       []string `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
-	HTTP      string   `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
-	Netboot   string   `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
-	Append    string   `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`
-	LogLevel  string   `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
+	Config    configFlag `placeholder:"FILE" help:"Read settings from a TOML file: values of these flags, which win over it, and more subnets and reservations for DHCP. bootserver/reference.conf is its manual."`
+	Interface string     `required:"" placeholder:"IF" help:"The network interface to serve; no other sees DHCP, TFTP or multicast."`
+	Data      string     `required:"" placeholder:"DIR" help:"Where images and state are kept."`
+	DHCP      string     `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default); proxy: tell machines what to boot beside the network's own DHCP server; authoritative: be that server."`
+	Pool      string     `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
+	Router    string     `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
+	DNS       []string   `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
+	HTTP      string     `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
+	Netboot   string     `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
+	Append    string     `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`
+	LogLevel  string     `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
 	origin.CastFlags
 }
 
@@ -47,7 +49,7 @@ type settings struct {
 	ifi   *net.Interface
 	own   netip.Prefix
 	mode  dhcpMode
-	dhcp  dhcp.Config       // without what depends on the HTTP port
+	dhcp  dhcp.Config       // without the boot files
 	cast  cast.ServerConfig // what the flags say
 	level slog.Level
 }
@@ -63,9 +65,9 @@ const (
 
 // Run serves until the context ends.
 func (c *serveCmd) Run(a *app) (err error) {
-	set, err := c.check()
+	set, err := c.check(a.config)
 	if err != nil {
-		return err
+		return a.config.blame(err)
 	}
 	log := a.logger(set.level)
 	unlock, err := openData(c.Data)
@@ -117,7 +119,7 @@ func (c *serveCmd) ready(a *app, s *site) error {
 }
 
 // check turns the flags into settings, or refuses them; nothing is opened.
-func (c *serveCmd) check() (settings, error) {
+func (c *serveCmd) check(file *config) (settings, error) {
 	var s settings
 	usage := func(err error) (settings, error) { return s, usageError{err} }
 	switch s.mode = dhcpMode(c.DHCP); s.mode {
@@ -145,36 +147,51 @@ func (c *serveCmd) check() (settings, error) {
 		return usage(fmt.Errorf("--dhcp %s: interface %s is down, the loopback, or has no IPv4 address", s.mode, s.ifi.Name))
 	}
 	if s.mode == dhcpAuthoritative {
-		if s.dhcp, err = c.checkDHCP(s.ifi, s.own); err != nil {
+		if s.dhcp, err = c.checkDHCP(file, s.ifi, s.own); err != nil {
 			return usage(err)
 		}
 	}
 	return s, nil
 }
 
-func (c *serveCmd) checkDHCP(ifi *net.Interface, own netip.Prefix) (d dhcp.Config, err error) {
-	d.Subnet, d.Pool = own, dhcp.DefaultPool(own)
-	if c.Pool != "" {
-		if d.Pool, err = dhcp.ParsePool(c.Pool); err != nil {
+// checkDHCP makes the configuration of a server that leases: the subnets of the
+// file, with our own among them, and what flags say of our own.
+func (c *serveCmd) checkDHCP(file *config, ifi *net.Interface, own netip.Prefix) (d dhcp.Config, err error) {
+	d.Server, d.Subnets, d.Reservations = own.Addr(), slices.Clone(file.subnets), file.kept
+	i := slices.IndexFunc(d.Subnets, func(s dhcp.Subnet) bool { return s.Prefix.Contains(own.Addr()) })
+	if i < 0 {
+		sub := dhcp.Subnet{Prefix: own, Pools: []dhcp.Pool{dhcp.DefaultPool(own)}}
+		if sub.Router, err = gateway(ifi, own); err != nil {
 			return d, err
 		}
+		d.Subnets, i = append(d.Subnets, sub), len(d.Subnets)
+	} else if p := d.Subnets[i].Prefix.Masked(); p != own.Masked() {
+		return d, file.at(fmt.Sprintf("subnet[%d].prefix", i), fmt.Errorf("%v is not the network of interface %s, which is %v", p, ifi.Name, own.Masked()))
+	}
+	sub := &d.Subnets[i]
+	if c.Pool != "" {
+		pool, err := dhcp.ParsePool(c.Pool)
+		if err != nil {
+			return d, fmt.Errorf("--pool: %w", err)
+		}
+		sub.Pools = []dhcp.Pool{pool}
 	}
 	if c.Router != "" {
-		d.Router, err = netip.ParseAddr(c.Router)
-	} else {
-		d.Router, err = gateway(ifi, own)
+		if sub.Router, err = netip.ParseAddr(c.Router); err != nil {
+			return d, fmt.Errorf("--router: %w", err)
+		}
 	}
-	if err != nil {
-		return d, fmt.Errorf("--router: %w", err)
+	if len(c.DNS) > 0 {
+		sub.DNS = nil
 	}
 	for _, text := range c.DNS {
 		a, err := netip.ParseAddr(text)
 		if err != nil {
 			return d, fmt.Errorf("--dns: %w", err)
 		}
-		d.DNS = append(d.DNS, a)
+		sub.DNS = append(sub.DNS, a)
 	}
-	return d, nil
+	return d, d.Check()
 }
 
 // openData makes the data folder and locks it, against a second server.

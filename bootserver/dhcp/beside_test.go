@@ -1,12 +1,9 @@
 package dhcp_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,22 +20,9 @@ import (
 // in its namespace. A delay in seconds lets it answer late.
 func dnsmasq(t *testing.T, delay int) (stop func()) {
 	t.Helper()
-	cmd := exec.Command("ip", "netns", "exec", "campus", "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-		"--interface=net", "--bind-interfaces", "--dhcp-range=10.0.0.50,10.0.0.60,1h", "--dhcp-authoritative", "--dhcp-leasefile=/dev/null",
-		"--no-ping", "--log-facility=-", "--user=root", "--pid-file=", fmt.Sprintf("--dhcp-reply-delay=%d", delay))
-	log, err := cmd.StderrPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(log)
-	for lines.Scan() && !strings.Contains(lines.Text(), "sockets bound") {
-	}
-	drained := make(chan struct{})
-	go func() { defer close(drained); io.Copy(io.Discard, log) }() // ends with dnsmasq
-	return func() { cmd.Process.Signal(syscall.SIGTERM); <-drained; cmd.Wait() }
+	return nettest.Start(t, fmt.Sprintf("ip netns exec campus dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0"+
+		" --interface=net --bind-interfaces --dhcp-range=10.0.0.50,10.0.0.60,1h --dhcp-authoritative --dhcp-leasefile=/dev/null"+
+		" --no-ping --log-facility=- --user=root --pid-file= --dhcp-reply-delay=%d", delay), "sockets bound")
 }
 
 // machine is a scripted ROM in the namespace "client".

@@ -93,8 +93,9 @@ func (b BootConfig) setFile(m *dhcpv4.DHCPv4, file string) {
 	m.UpdateOption(dhcpv4.OptBootFileName(file))
 }
 
-// newReply begins an answer to req: RFC 2131 table 3, RFC 6842 for the client
-// identifier, RFC 4578 section 2.3 for the machine's.
+// newReply begins an answer to req: RFC 2131 table 3; unchanged come back the
+// identifiers of client (RFC 6842) and machine (RFC 4578 section 2.3), the
+// relay's option 82 (RFC 3046 section 2.2) and 118 (RFC 3011).
 func newReply(req *dhcpv4.DHCPv4, kind dhcpv4.MessageType, server netip.Addr) (*dhcpv4.DHCPv4, error) {
 	m, err := dhcpv4.NewReplyFromRequest(req)
 	if err != nil {
@@ -106,7 +107,7 @@ func newReply(req *dhcpv4.DHCPv4, kind dhcpv4.MessageType, server netip.Addr) (*
 	if kind == dhcpv4.MessageTypeAck {
 		m.ClientIPAddr = req.ClientIPAddr
 	}
-	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, optionUUID} {
+	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, optionUUID, dhcpv4.OptionRelayAgentInformation, dhcpv4.OptionSubnetSelection} {
 		if b := req.Options.Get(code); b != nil {
 			m.UpdateOption(dhcpv4.OptGeneric(code, b))
 		}

@@ -1,9 +1,7 @@
 package dhcp
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -23,8 +21,8 @@ const leasePrefix = "leases/"
 // Lease binds an address to a machine.
 type Lease struct {
 	Addr netip.Addr `json:"addr"`
-	// MAC is the holder; empty if a client declined the address (RFC 2131
-	// section 4.3.3): somebody we do not know uses it.
+	// MAC is the holder; empty if somebody we do not know uses the address: a
+	// client declined it (RFC 2131 section 4.3.3), or our probe was answered.
 	MAC string `json:"mac,omitempty"`
 	// Expires is when the offer or the lease ends. The record stays, so that
 	// the machine gets its old address again as long as nobody needs it.
@@ -79,97 +77,4 @@ func toInt(a netip.Addr) uint32 {
 
 func fromInt(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-}
-
-// table is the leases in memory. Every change goes to the store first.
-type table struct {
-	pool   Pool
-	never  map[netip.Addr]bool // in the pool, but not to be given away
-	byAddr map[netip.Addr]*Lease
-	byMAC  map[string]*Lease
-	store  Store
-}
-
-func loadTable(ctx context.Context, pool Pool, never []netip.Addr, store Store) (*table, error) {
-	t := &table{pool: pool, never: map[netip.Addr]bool{}, byAddr: map[netip.Addr]*Lease{}, byMAC: map[string]*Lease{}, store: store}
-	for _, a := range never {
-		t.never[a] = true
-	}
-	stored, err := store.List(ctx, leasePrefix)
-	if err != nil {
-		return nil, fmt.Errorf("dhcp: read leases: %w", err)
-	}
-	for key, value := range stored {
-		l := new(Lease)
-		if err := json.Unmarshal(value, l); err != nil || leasePrefix+l.Addr.String() != key {
-			return nil, fmt.Errorf("dhcp: lease %s in the store is damaged: %v", key, err)
-		}
-		t.index(l)
-	}
-	return t, nil
-}
-
-// index makes l the lease of its address and its holder. Of two addresses that
-// once were one machine's, the later lease counts.
-func (t *table) index(l *Lease) {
-	if old := t.byAddr[l.Addr]; old != nil && t.byMAC[old.MAC] == old {
-		delete(t.byMAC, old.MAC)
-	}
-	t.byAddr[l.Addr] = l
-	if l.MAC == "" {
-		return
-	}
-	if old := t.byMAC[l.MAC]; old == nil || !l.Expires.Before(old.Expires) {
-		t.byMAC[l.MAC] = l
-	}
-}
-
-// set stores a lease and then makes it true.
-func (t *table) set(ctx context.Context, l Lease) error {
-	b, err := json.Marshal(l)
-	if err != nil {
-		return fmt.Errorf("dhcp: lease of %v: %v", l.Addr, err)
-	}
-	if err := t.store.Put(ctx, leasePrefix+l.Addr.String(), b); err != nil {
-		return fmt.Errorf("dhcp: lease of %v: %w", l.Addr, err)
-	}
-	t.index(&l)
-	return nil
-}
-
-// usable reports whether mac may hold addr now.
-func (t *table) usable(mac string, addr netip.Addr, now time.Time) bool {
-	if !t.pool.Contains(addr) || t.never[addr] {
-		return false
-	}
-	l := t.byAddr[addr]
-	return l == nil || l.MAC == mac || !now.Before(l.Expires)
-}
-
-// choose picks the address to offer to mac: the one it has or had, the one it
-// asks for, one that nobody ever had, the one whose lease ended first
-// (RFC 2131 section 4.3.1).
-func (t *table) choose(mac string, wish netip.Addr, now time.Time) (netip.Addr, bool) {
-	if l := t.byMAC[mac]; l != nil && t.usable(mac, l.Addr, now) {
-		return l.Addr, true
-	}
-	if t.usable(mac, wish, now) {
-		return wish, true
-	}
-	var best *Lease
-	for n := toInt(t.pool.First); ; n++ {
-		a := fromInt(n)
-		if l := t.byAddr[a]; l == nil && !t.never[a] {
-			return a, true
-		} else if l != nil && t.usable(mac, a, now) && (best == nil || cmp.Compare(l.Expires.UnixNano(), best.Expires.UnixNano()) < 0) {
-			best = l
-		}
-		if a == t.pool.Last {
-			break
-		}
-	}
-	if best == nil {
-		return netip.Addr{}, false
-	}
-	return best.Addr, true
 }

@@ -10,38 +10,41 @@ import (
 
 // reply builds an OFFER or ACK (RFC 2131 table 3). An invalid your answers a
 // DHCPINFORM: no address and no times.
-func (r *Responder) reply(req *dhcpv4.DHCPv4, kind dhcpv4.MessageType, your netip.Addr) (*dhcpv4.DHCPv4, error) {
-	m, err := newReply(req, kind, r.cfg.Server)
+func (r *Responder) reply(a asker, kind dhcpv4.MessageType, your netip.Addr) (*dhcpv4.DHCPv4, error) {
+	m, err := newReply(a.req, kind, r.cfg.Server)
 	if err != nil {
 		return nil, err
 	}
-	sub := r.cfg.Subnet.Masked()
-	m.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(sub.Bits(), 32)))
-	m.UpdateOption(dhcpv4.OptBroadcastAddress(ip(broadcast(sub))))
-	if r.cfg.Router.IsValid() {
-		m.UpdateOption(dhcpv4.OptRouter(ip(r.cfg.Router)))
+	m.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(a.Prefix.Bits(), 32)))
+	m.UpdateOption(dhcpv4.OptBroadcastAddress(ip(broadcast(a.Prefix))))
+	if a.Router.IsValid() {
+		m.UpdateOption(dhcpv4.OptRouter(ip(a.Router)))
 	}
-	if len(r.cfg.DNS) > 0 {
+	if len(a.DNS) > 0 {
 		var dns []net.IP
-		for _, a := range r.cfg.DNS {
-			dns = append(dns, ip(a))
+		for _, server := range a.DNS {
+			dns = append(dns, ip(server))
 		}
 		m.UpdateOption(dhcpv4.OptDNS(dns...))
 	}
 	if your.IsValid() {
 		m.YourIPAddr = ip(your)
-		m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(r.cfg.LeaseTime))
-		m.UpdateOption(dhcpv4.OptRenewTimeValue(r.cfg.LeaseTime / 2))
-		m.UpdateOption(dhcpv4.OptRebindingTimeValue((r.cfg.LeaseTime * 7 / 8).Truncate(time.Second)))
+		m.UpdateOption(dhcpv4.OptIPAddressLeaseTime(a.LeaseTime))
+		m.UpdateOption(dhcpv4.OptRenewTimeValue((a.LeaseTime / 2).Truncate(time.Second)))
+		m.UpdateOption(dhcpv4.OptRebindingTimeValue((a.LeaseTime / 8 * 7).Truncate(time.Second)))
 	}
-	return m, r.cfg.add(m, Identify(req))
+	return m, r.cfg.add(m, Identify(a.req))
 }
 
 // nak refuses an address (RFC 2131 table 3).
-func (r *Responder) nak(req *dhcpv4.DHCPv4, why string) (*dhcpv4.DHCPv4, error) {
-	m, err := newReply(req, dhcpv4.MessageTypeNak, r.cfg.Server)
+func (r *Responder) nak(a asker, why string) (*dhcpv4.DHCPv4, error) {
+	m, err := newReply(a.req, dhcpv4.MessageTypeNak, r.cfg.Server)
 	if err != nil {
 		return nil, err
+	}
+	// Its address is none that a relay could send this to (section 4.1).
+	if addr(a.req.GatewayIPAddr).IsValid() {
+		m.SetBroadcast()
 	}
 	m.UpdateOption(dhcpv4.OptMessage(why))
 	return m, nil

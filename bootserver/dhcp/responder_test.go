@@ -63,8 +63,11 @@ func config(pool string) dhcp.Config {
 		panic(err) // a test's own constant
 	}
 	return dhcp.Config{
-		BootConfig: bootConfig, Subnet: netip.MustParsePrefix("10.0.0.1/24"), Pool: p,
-		Router: netip.MustParseAddr("10.0.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")},
+		BootConfig: bootConfig,
+		Subnets: []dhcp.Subnet{{
+			Prefix: netip.MustParsePrefix("10.0.0.1/24"), Pools: []dhcp.Pool{p},
+			Router: netip.MustParseAddr("10.0.0.254"), DNS: []netip.Addr{netip.MustParseAddr("10.0.0.53")},
+		}},
 	}
 }
 
@@ -122,6 +125,12 @@ func (g *rig) say(kind dhcpv4.MessageType, n int, words ...string) string {
 			mods = append(mods, dhcpv4.WithOption(dhcpv4.OptServerIdentifier(ip)))
 		case "ci":
 			mods = append(mods, dhcpv4.WithClientIP(ip))
+		case "gi":
+			mods = append(mods, dhcpv4.WithGatewayIP(ip))
+		case "link":
+			mods = append(mods, dhcpv4.WithGeneric(dhcpv4.OptionRelayAgentInformation, append([]byte{5, 4}, ip.To4()...)))
+		case "118":
+			mods = append(mods, dhcpv4.WithGeneric(dhcpv4.OptionSubnetSelection, ip.To4()))
 		}
 	}
 	reply, err := g.handle(mods...)
@@ -332,7 +341,6 @@ func arch(a iana.Arch) dhcpv4.Modifier {
 func TestIgnored(t *testing.T) {
 	g := newRig(t, "10.0.0.100-10.0.0.103")
 	for name, mods := range map[string][]dhcpv4.Modifier{
-		"relayed":      {dhcpv4.WithMessageType(discover), dhcpv4.WithHwAddr(mac(1)), dhcpv4.WithGatewayIP(net.IP{10, 0, 0, 9})},
 		"a reply":      {dhcpv4.WithMessageType(discover), dhcpv4.WithHwAddr(mac(1)), func(d *dhcpv4.DHCPv4) { d.OpCode = dhcpv4.OpcodeBootReply }},
 		"BOOTP":        {dhcpv4.WithHwAddr(mac(1))},
 		"no MAC":       {dhcpv4.WithMessageType(discover)},
@@ -368,10 +376,28 @@ func TestConfigRefused(t *testing.T) {
 	for name, change := range map[string]func(*dhcp.Config){
 		"server elsewhere": func(c *dhcp.Config) { c.Server = netip.MustParseAddr("10.1.0.1") },
 		"IPv6 server":      func(c *dhcp.Config) { c.Server = netip.MustParseAddr("fd00::1") },
-		"pool elsewhere":   func(c *dhcp.Config) { c.Pool.Last = netip.MustParseAddr("10.0.1.5") },
-		"router elsewhere": func(c *dhcp.Config) { c.Router = netip.MustParseAddr("10.1.0.1") },
-		"IPv6 DNS":         func(c *dhcp.Config) { c.DNS = []netip.Addr{netip.MustParseAddr("fd00::1")} },
-		"no room":          func(c *dhcp.Config) { c.Subnet = netip.MustParsePrefix("10.0.0.1/31") },
+		"pool elsewhere":   func(c *dhcp.Config) { c.Subnets[0].Pools[0].Last = netip.MustParseAddr("10.0.1.5") },
+		"router elsewhere": func(c *dhcp.Config) { c.Subnets[0].Router = netip.MustParseAddr("10.1.0.1") },
+		"IPv6 DNS":         func(c *dhcp.Config) { c.Subnets[0].DNS = []netip.Addr{netip.MustParseAddr("fd00::1")} },
+		"no room":          func(c *dhcp.Config) { c.Subnets[0].Prefix = netip.MustParsePrefix("10.0.0.1/31") },
+		"IPv6 subnet": func(c *dhcp.Config) {
+			c.Subnets = append(c.Subnets, dhcp.Subnet{Prefix: netip.MustParsePrefix("fd00::/64")})
+		},
+		"short leases": func(c *dhcp.Config) { c.Subnets[0].LeaseTime = time.Second },
+		"overlap": func(c *dhcp.Config) {
+			c.Subnets = append(c.Subnets, dhcp.Subnet{Prefix: netip.MustParsePrefix("10.0.0.128/25")})
+		},
+		"pools overlap": func(c *dhcp.Config) {
+			c.Subnets[0].Pools = append(c.Subnets[0].Pools, dhcp.Pool{First: netip.MustParseAddr("10.0.0.103"), Last: netip.MustParseAddr("10.0.0.110")})
+		},
+		"reserved elsewhere": func(c *dhcp.Config) { c.Reservations = reserve("02:00:00:00:00:01 10.1.0.9") },
+		"reserved twice": func(c *dhcp.Config) {
+			c.Reservations = reserve("02:00:00:00:00:01 10.0.0.9", "02:00:00:00:00:02 10.0.0.9")
+		},
+		"two for one": func(c *dhcp.Config) {
+			c.Reservations = reserve("02:00:00:00:00:01 10.0.0.9", "02:00:00:00:00:01 10.0.0.8")
+		},
+		"our own reserved": func(c *dhcp.Config) { c.Reservations = reserve("02:00:00:00:00:01 10.0.0.1") },
 	} {
 		c := config("10.0.0.100-10.0.0.103")
 		change(&c)
@@ -401,12 +427,14 @@ func TestPools(t *testing.T) {
 }
 
 // FuzzHandle throws bytes at a responder. Whatever comes, an address it gives
-// is in the pool, is nobody else's, and its reply can be read back.
+// is in a pool or kept for that machine, is nobody else's, and its reply can be read back.
 func FuzzHandle(f *testing.F) {
 	for _, mods := range [][]dhcpv4.Modifier{
 		{dhcpv4.WithMessageType(discover), dhcpv4.WithHwAddr(mac(1))},
 		{dhcpv4.WithMessageType(request), dhcpv4.WithHwAddr(mac(2)), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(net.IP{10, 0, 0, 101})), arch(iana.EFI_X86_64)},
 		{dhcpv4.WithMessageType(decline), dhcpv4.WithHwAddr(mac(3)), dhcpv4.WithUserClass("iPXE", true), class("PXEClient")},
+		{dhcpv4.WithMessageType(discover), dhcpv4.WithHwAddr(mac(7)), dhcpv4.WithGatewayIP(net.IP{10, 1, 0, 1}), dhcpv4.WithGeneric(dhcpv4.OptionRelayAgentInformation, []byte{5, 4, 10, 0, 0, 0})},
+		{dhcpv4.WithMessageType(request), dhcpv4.WithHwAddr(mac(9)), dhcpv4.WithClientIP(net.IP{10, 1, 0, 5})},
 	} {
 		m, err := dhcpv4.New(mods...)
 		if err != nil {
@@ -415,8 +443,23 @@ func FuzzHandle(f *testing.F) {
 		f.Add(m.ToBytes())
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		g := newRig(t, "10.0.0.100-10.0.0.103")
+		g := newCampus(t)
 		g.want("ack 10.0.0.100", request, 77, us, "req=10.0.0.100")
+		given := func(a netip.Addr, mac string) bool {
+			for _, r := range g.cfg.Reservations {
+				if r.Addr == a {
+					return r.MAC == mac
+				}
+			}
+			for _, s := range g.cfg.Subnets {
+				for _, p := range s.Pools {
+					if p.Contains(a) {
+						return true
+					}
+				}
+			}
+			return false
+		}
 		for range 2 {
 			req, err := dhcpv4.FromBytes(b)
 			if err != nil {
@@ -431,7 +474,7 @@ func FuzzHandle(f *testing.F) {
 				t.Fatalf("our reply cannot be read: %v", err)
 			}
 			a, _ := netip.AddrFromSlice(back.YourIPAddr.To4())
-			if !a.IsUnspecified() && (!g.cfg.Pool.Contains(a) || a.String() == "10.0.0.100" && req.ClientHWAddr.String() != mac(77).String()) {
+			if !a.IsUnspecified() && (!given(a, req.ClientHWAddr.String()) || a.String() == "10.0.0.100" && req.ClientHWAddr.String() != mac(77).String()) {
 				t.Fatalf("gives %v to %v", a, req.ClientHWAddr)
 			}
 		}

@@ -4,7 +4,10 @@
 package nettest
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -88,6 +91,33 @@ func Switch(t *testing.T, address string, names ...string) {
 		Run(t, "ip -n "+name+" link set lo up")
 		Run(t, "ip -n "+name+" link set net up")
 	}
+}
+
+// Start runs a command line of plain words until stop, and returns when the
+// program has said ready on standard error.
+func Start(t *testing.T, line, ready string) (stop func()) {
+	t.Helper()
+	w := strings.Fields(line)
+	cmd := exec.Command(w[0], w[1:]...)
+	log, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	var said strings.Builder
+	lines := bufio.NewScanner(log)
+	for lines.Scan() && !strings.Contains(lines.Text(), ready) {
+		fmt.Fprintln(&said, lines.Text())
+	}
+	if !strings.Contains(lines.Text(), ready) {
+		cmd.Wait()
+		t.Fatalf("%s ended: %s", line, &said)
+	}
+	drained := make(chan struct{})
+	go func() { defer close(drained); io.Copy(io.Discard, log) }() // ends with the program
+	return func() { cmd.Process.Signal(syscall.SIGTERM); <-drained; cmd.Wait() }
 }
 
 // In calls f on a thread that is in the given namespace: the sockets that f
