@@ -29,7 +29,6 @@ func dnsmasq(t *testing.T, delay int) (stop func()) {
 type machine struct {
 	t    *testing.T
 	kind string // of firmware
-	conn net.PacketConn
 	// heard, if set, gets the server of each offer.
 	heard chan string
 }
