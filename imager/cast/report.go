@@ -14,6 +14,10 @@ const (
 	surge        = 0.1
 	surgePackets = 64
 	surgeGap     = reportGap / 2
+	// surgers is about how many receivers of a group look out for a surge, the
+	// size up to which all report every reportGap. What surges for everybody some
+	// of them see, and what for one alone the next due report tells.
+	surgers = 40
 	// lagTime is how long a sink has to lag for its rate to be told.
 	lagTime = reportGap
 )
@@ -32,6 +36,7 @@ type reporting struct {
 	middle stretch // where the next stretch may begin
 	rate   int64   // announced when the last report was made
 	lost   float64 // the part lost then
+	alert  bool    // this stretch may be told of sooner
 	// The sink, while it lags.
 	lagSince time.Time
 	taken    int // encoded bytes since
@@ -98,6 +103,7 @@ func (r *Receiver) reportDue(now time.Time) bool {
 	}
 	if p.next.IsZero() {
 		p.next = now.Add(r.jitter(p.every))
+		p.alert = r.alert()
 	}
 	if p.every > reportGap {
 		p.roll(now)
@@ -108,9 +114,15 @@ func (r *Receiver) reportDue(now time.Time) bool {
 	if !now.Before(p.next) {
 		return true
 	}
+	if !p.alert {
+		return false
+	}
 	slowed := float64(r.rate) < float64(p.rate)*(1-rateStep)
 	return !slowed && now.Sub(p.start.at) >= surgeGap && p.last-p.start.counter >= surgePackets && p.loss() > p.lost+surge
 }
+
+// alert draws whether this receiver is one of the surgers.
+func (r *Receiver) alert() bool { return r.rnd.Float64()*math.Exp2(float64(r.members)) < surgers }
 
 // report appends a report of the present stretch.
 func (r *Receiver) report(now time.Time, buf []byte) []byte {
@@ -124,7 +136,7 @@ func (r *Receiver) report(now time.Time, buf []byte) []byte {
 		Age:      min(max(now.Sub(p.lastAt), 0), protocol.MaxElapsed),
 		Sink:     uint32(min(r.sinkRate(), math.MaxUint32)),
 	}
-	p.lost, p.rate = p.loss(), r.rate
+	p.lost, p.rate, p.alert = p.loss(), r.rate, r.alert()
 	p.start = stretch{p.last, p.total, p.lastAt}
 	p.middle = p.start
 	p.next = now.Add(p.every)

@@ -19,18 +19,31 @@ const (
 	// unsure is the number of packets below which the usual loss is unknown: two
 	// stretches at startRate.
 	unsure = 256
-	// spreadPace is how many stretches the spread is the mean of, and spreadJump
-	// how much above it one may count: twice as much after each is fast enough.
+	// spreadPace is how many stretches a receiver's spread is the mean of, poolPace
+	// the group's, and spreadJump how much above it one may count: twice as much
+	// after each is fast enough.
 	spreadPace = 8
+	poolPace   = 64
 	spreadJump = 9
 )
+
+// spread is by how much the variance of losses exceeds a binomial one: they
+// come in bursts.
+type spread float64
+
+// learn adds what a stretch showed to the mean of so many.
+func (s *spread) learn(shown, pace float64) {
+	have := float64(*s)
+	*s += spread((min(shown, spreadJump*max(have, 1), spreadMost) - have) / pace)
+}
 
 // baseline is the loss that has nothing to do with the rate: the usual one.
 type baseline struct {
 	lost, packets float64 // counted lately
-	// spread is by how much its variance exceeds a binomial one: losses come in
-	// bursts.
-	spread float64
+	// spread is its own, of which a few stretches tell little, and pool that of
+	// all receivers: one of many would seem congested by chance all the time.
+	spread spread
+	pool   *spread
 }
 
 // part is the part of packets lost; of none, 1 % at most.
@@ -52,7 +65,8 @@ func (b *baseline) exceeded(n, lost float64) bool {
 // noise is how many packets more than usual may be lost of n by chance.
 func (b *baseline) noise(n float64) float64 {
 	p := b.part()
-	return sigmas*math.Sqrt(max(b.spread, spreadFirst)*p*(1-p)*n*(1+n/max(b.packets, minPackets))) + fewPackets
+	v := float64(max(b.spread, *b.pool, spreadFirst)) * p * (1 - p) * n * (1 + n/max(b.packets, minPackets))
+	return sigmas*math.Sqrt(v) + fewPackets
 }
 
 // vary learns the spread from a stretch of n packets.
@@ -61,8 +75,9 @@ func (b *baseline) vary(n, lost float64) {
 		return
 	}
 	p := b.part()
-	spread := (lost - n*p) * (lost - n*p) / (n*p*(1-p) + 1)
-	b.spread += (min(spread, spreadJump*max(b.spread, 1), spreadMost) - b.spread) / spreadPace
+	shown := (lost - n*p) * (lost - n*p) / (n*p*(1-p) + 1)
+	b.spread.learn(shown, spreadPace)
+	b.pool.learn(shown, poolPace)
 }
 
 // reset forgets all but a stretch.

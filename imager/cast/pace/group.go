@@ -34,6 +34,8 @@ type group struct {
 	swept time.Time
 	sink  float64 // the slowest disk that lags, 0 is none
 	fair  float64 // the lowest fair share, 0 is none
+	// spread is how bursty the losses of all are.
+	spread spread
 
 	heard []*receiver // scratch
 	cans  []float64   // scratch
@@ -69,7 +71,7 @@ func (g *group) get(now time.Time, id uint64) *receiver {
 	if len(g.all) >= groupMost {
 		return nil
 	}
-	r := &receiver{id: id, index: len(g.all), heard: now}
+	r := &receiver{id: id, index: len(g.all), heard: now, baseline: baseline{pool: &g.spread}}
 	g.byID[id] = r
 	g.all = append(g.all, r)
 	return r

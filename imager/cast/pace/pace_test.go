@@ -64,6 +64,7 @@ func TestBottleneck(t *testing.T) {
 		{name: "cap, 10 % loss", cfg: pace.Config{Max: 500e6}, loss: loss{part: 0.1}, rate: 500e6, low: 0.97, waste: 1.01},
 		{name: "cap, 1 % loss in bursts of 20", cfg: pace.Config{Max: 500e6}, loss: loss{part: 0.01, burst: 20}, rate: 500e6, low: 0.93, waste: 1.01},
 		{name: "cap, 10 % loss in bursts of 20", cfg: pace.Config{Max: 500e6}, loss: loss{part: 0.1, burst: 20}, rate: 500e6, low: 0.97, waste: 1.01},
+		{name: "cap, 100 receivers, 5 % loss in bursts of 8", cfg: pace.Config{Max: 100e6}, loss: loss{part: 0.05, burst: 8}, number: 100, rate: 100e6, low: 0.96, waste: 1.02},
 		{name: "host link, 1 % loss", host: &port{rate: 1e9, buffer: 1e6}, loss: loss{part: 0.01}, rate: 1e9, low: 0.95, waste: 1.02},
 		{name: "port, 1 % loss", port: &port{rate: 100e6, buffer: 128e3}, loss: loss{part: 0.01}, rate: 100e6, low: 0.95, waste: 1.02},
 		{name: "port, 10 % loss", port: &port{rate: 100e6, buffer: 128e3}, loss: loss{part: 0.1}, rate: 100e6, low: 0.93, waste: 1.04},
