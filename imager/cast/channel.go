@@ -2,7 +2,6 @@ package cast
 
 import (
 	"context"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,6 @@ const readers = 4
 type Channel struct {
 	server *Server
 	info   api.Channel
-	group  *net.UDPAddr
 	sender *Sender
 	src    Source
 
@@ -51,7 +49,6 @@ func newChannel(s *Server, info api.Channel, m *Sender, src Source) *Channel {
 	c := &Channel{
 		server: s,
 		info:   info,
-		group:  net.UDPAddrFromAddrPort(info.Group),
 		sender: m,
 		src:    src,
 		inbox:  make(chan []byte, 1024),
@@ -117,7 +114,7 @@ func (c *Channel) read() {
 
 // run drives the sender.
 func (c *Channel) run() {
-	out := newBurst(c.group)
+	out := newBurst(c.info.Group)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -228,10 +225,10 @@ const (
 // channel's rate.
 func (c *Channel) send(out *burst) {
 	start := time.Now()
-	refused, err := c.server.conn.send(out, c.stats.Rate)
+	refused, err := c.server.out.send(out, c.stats.Rate)
 	now := time.Now()
 	if refused == 0 {
-		if now.Sub(start) > burstTime && c.server.conn.backlogged() {
+		if now.Sub(start) > burstTime && c.server.out.backlogged() {
 			c.sender.pace.HostLimited(now)
 		}
 		return

@@ -19,7 +19,8 @@ import (
 // Server owns the request socket that any number of channels share.
 type Server struct {
 	cfg   ServerConfig
-	conn  *conn
+	conn  *conn       // requests come to it
+	out   *sendSocket // groups are sent to over it
 	total limiter
 
 	mu       sync.Mutex
@@ -56,12 +57,17 @@ func Listen(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c, err := listenServer(&cfg)
+	c, err := listenRequests(&cfg)
 	if err != nil {
 		return nil, err
 	}
+	out, err := openSend(&cfg)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("cast: send multicast over %s: %v", cfg.Interface.Name, err)
+	}
 	return &Server{
-		cfg: cfg, conn: c, total: limiter{rate: float64(cfg.Rate) / 8}, channels: make(map[uint32]*Channel), gate: newFloodgate(),
+		cfg: cfg, conn: c, out: out, total: limiter{rate: float64(cfg.Rate) / 8}, channels: make(map[uint32]*Channel), gate: newFloodgate(),
 	}, nil
 }
 
@@ -90,7 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.shutdown()
 	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	ms := newMessages(receiveBatch, requestSize)
+	ms := newRequests(receiveBatch, requestSize)
 	for {
 		n, err := s.conn.readBatch(ms)
 		if ctx.Err() != nil {
@@ -176,14 +182,13 @@ func (s *Server) Sending() int64 {
 // renew looks the interface up again: one that was taken out and put back has
 // another number.
 func (s *Server) renew() {
-	ifi := *s.cfg.Interface
-	index, err := s.conn.interfaceIndex(ifi.Name)
+	name := s.cfg.Interface.Name
+	index, err := s.out.interfaceIndex(name)
 	if err == nil {
-		ifi.Index = index
-		err = s.conn.setMulticast(&ifi, s.cfg.TTL, s.cfg.DSCP)
+		err = s.out.setMulticast(index, s.cfg.TTL, s.cfg.DSCP)
 	}
 	if err != nil {
-		s.cfg.Log.Debug("look up interface for multicast", "interface", ifi.Name, "err", err)
+		s.cfg.Log.Debug("look up interface for multicast", "interface", name, "err", err)
 	}
 }
 
@@ -199,6 +204,7 @@ func (s *Server) shutdown() {
 		c.Close()
 	}
 	s.conn.Close()
+	s.out.Close()
 }
 
 // Open adds a channel that sends src's chunks to group, at no more than rate

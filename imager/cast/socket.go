@@ -1,7 +1,6 @@
 package cast
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/net/ipv4"
@@ -31,73 +29,35 @@ const (
 	requestSize = 2048
 )
 
-// message is a packet in a batch; ipv4's and ipv6's are the same type.
-type message = ipv4.Message
+// request is a packet in a batch; ipv4's and ipv6's are the same type.
+type request = ipv4.Message
 
-// conn is a UDP socket that reads and writes many packets at a time.
+// conn is a UDP socket that reads many packets at a time.
 type conn struct {
 	*net.UDPConn
-	v4  *ipv4.PacketConn // one of both is set
-	v6  *ipv6.PacketConn
-	log *slog.Logger
-	// segments says that the kernel cuts messages up into packets.
-	segments atomic.Bool
-}
-
-func newConn(u *net.UDPConn, is4 bool, log *slog.Logger) *conn {
-	c := &conn{UDPConn: u, log: log}
-	if is4 {
-		c.v4 = ipv4.NewPacketConn(u)
-	} else {
-		c.v6 = ipv6.NewPacketConn(u)
-	}
-	return c
+	v4 *ipv4.PacketConn // one of both is set
+	v6 *ipv6.PacketConn
 }
 
 // readBatch fills some of ms, at least one.
-func (c *conn) readBatch(ms []message) (int, error) {
+func (c *conn) readBatch(ms []request) (int, error) {
 	if c.v4 != nil {
 		return c.v4.ReadBatch(ms, 0)
 	}
 	return c.v6.ReadBatch(ms, 0)
 }
 
-// backlogged reports whether packets that were sent are waiting for the host's
-// link: a third of the send buffer, since a sender who waited for room is woken
-// when half of it is free.
-func (c *conn) backlogged() bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	full := false
-	err = raw.Control(func(fd uintptr) {
-		size, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
-		waiting, werr := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-		full = err == nil && werr == nil && waiting >= size/3
-	})
-	return err == nil && full
-}
-
-// writeBatch sends the first packets of ms and returns how many.
-func (c *conn) writeBatch(ms []message) (int, error) {
-	if c.v4 != nil {
-		return c.v4.WriteBatch(ms, 0)
-	}
-	return c.v6.WriteBatch(ms, 0)
-}
-
-// newMessages returns n messages to read, with one buffer of size bytes each.
-func newMessages(n, size int) []message {
-	ms := make([]message, n)
+// newRequests returns n messages to read, with one buffer of size bytes each.
+func newRequests(n, size int) []request {
+	ms := make([]request, n)
 	for i := range ms {
-		ms[i].Buffers, ms[i].OOB = [][]byte{make([]byte, size)}, make([]byte, controlSize)
+		ms[i].Buffers = [][]byte{make([]byte, size)}
 	}
 	return ms
 }
 
 // source is the address that a message came from.
-func source(m *message) netip.AddrPort {
+func source(m *request) netip.AddrPort {
 	u, ok := m.Addr.(*net.UDPAddr)
 	if !ok {
 		return netip.AddrPort{}
@@ -114,59 +74,24 @@ func network(a netip.Addr) string {
 	return "udp6"
 }
 
-// listenServer opens the socket of a server: requests come in at cfg.Addr,
-// multicast goes out over cfg.Interface.
-func listenServer(cfg *ServerConfig) (*conn, error) {
+// listenRequests opens the socket that requests come to.
+func listenRequests(cfg *ServerConfig) (*conn, error) {
 	u, err := net.ListenUDP(network(cfg.Addr.Addr()), net.UDPAddrFromAddrPort(cfg.Addr))
 	if err != nil {
 		return nil, fmt.Errorf("cast: listen for requests: %w", err)
 	}
-	c := newConn(u, cfg.Addr.Addr().Is4(), cfg.Log)
-	if err := c.setMulticast(cfg.Interface, cfg.TTL, cfg.DSCP); err != nil {
-		u.Close()
-		return nil, fmt.Errorf("cast: send multicast over %s: %v", cfg.Interface.Name, err)
-	}
 	raw, err := u.SyscallConn()
 	if err == nil {
-		err = raw.Control(func(fd uintptr) {
-			setBuffer(int(fd), sendBuffers, sendBuffer, cfg.Log)
-			setBuffer(int(fd), receiveBuffers, requestBuffer, cfg.Log)
-		})
+		err = raw.Control(func(fd uintptr) { setBuffer(int(fd), receiveBuffers, requestBuffer, cfg.Log) })
 	}
 	if err != nil {
 		u.Close()
 		return nil, fmt.Errorf("cast: listen for requests: %v", err)
 	}
-	c.segments.Store(canSegment(u))
-	return c, nil
-}
-
-// setMulticast chooses interface, reach and class of multicast packets.
-// Loopback stays on, as Linux has it by default: it lets receivers on the
-// sender's own host work, and costs nothing where no socket has joined.
-func (c *conn) setMulticast(ifi *net.Interface, ttl, dscp int) error {
-	// The two low bits of the byte are for congestion notification (RFC 3168).
-	if c.v4 != nil {
-		return cmp.Or(c.v4.SetMulticastInterface(ifi), c.v4.SetMulticastTTL(ttl), c.v4.SetTOS(dscp<<2))
+	if cfg.Addr.Addr().Is4() {
+		return &conn{UDPConn: u, v4: ipv4.NewPacketConn(u)}, nil
 	}
-	return cmp.Or(c.v6.SetMulticastInterface(ifi), c.v6.SetMulticastHopLimit(ttl), c.v6.SetTrafficClass(dscp<<2))
-}
-
-// interfaceIndex returns the number of an interface in the socket's network
-// namespace.
-func (c *conn) interfaceIndex(name string) (int, error) {
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, fmt.Errorf("interface %s: %v", name, err)
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	if cerr := raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.SIOCGIFINDEX, req) }); cerr != nil {
-		err = cerr
-	}
-	return int(req.Uint32()), err
+	return &conn{UDPConn: u, v6: ipv6.NewPacketConn(u)}, nil
 }
 
 // buffers names a direction's socket buffer.

@@ -18,7 +18,7 @@ import (
 
 // burstOf returns a burst of packets of these sizes, each of random bytes, and
 // the packets.
-func burstOf(to net.Addr, sizes ...int) (*burst, [][]byte) {
+func burstOf(to netip.AddrPort, sizes ...int) (*burst, [][]byte) {
 	b := newBurst(to)
 	rnd := rand.NewChaCha8([32]byte{1})
 	var packets [][]byte
@@ -54,15 +54,12 @@ func TestArrange(t *testing.T) {
 		{"packet longer than the pace", sizesOf(2, 1000), 600, []int{1, 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b, packets := burstOf(nil, c.sizes...)
+			b, packets := burstOf(netip.AddrPort{}, c.sizes...)
 			var got []int
-			for _, m := range b.arrange(c.longest) {
-				told := control{size: len(m.Buffers[0])}
-				if m.OOB != nil {
-					told.size = segmentSize(&m)
-				}
+			for _, m := range b.ms[:b.arrange(c.longest)] {
+				told := control{size: m.size}
 				n := 0
-				for p := range told.packets(m.Buffers[0]) {
+				for p := range told.packets(m.packets) {
 					if !bytes.Equal(p, packets[n]) {
 						t.Fatalf("packet %d of message %d differs", n, len(got))
 					}
@@ -78,27 +75,31 @@ func TestArrange(t *testing.T) {
 	}
 }
 
-// loopback returns a server's socket and one that has joined a group on the
+// loopback returns a socket that sends and one that has joined a group on the
 // loopback interface, and a burst to the group.
-func loopback(t testing.TB, sizes ...int) (out *conn, in *groupSocket, b *burst, packets [][]byte) {
+func loopback(t testing.TB, sizes ...int) (out *sendSocket, in *groupSocket, b *burst, packets [][]byte) {
 	t.Helper()
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	out, err = listenServer(&ServerConfig{Interface: lo, Addr: netip.MustParseAddrPort("127.0.0.1:0"), TTL: 1, Log: log})
+	out, err = openSend(&ServerConfig{Interface: lo, Addr: netip.MustParseAddrPort("127.0.0.1:0"), TTL: 1, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { out.Close() })
-	group := netip.AddrPortFrom(netip.MustParseAddr("239.77.2.2"), out.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	from, err := unix.Getsockname(out.fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := netip.AddrPortFrom(netip.MustParseAddr("239.77.2.2"), uint16(from.(*unix.SockaddrInet4).Port))
 	in, err = joinGroup(group, lo, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close() })
-	b, packets = burstOf(net.UDPAddrFromAddrPort(group), sizes...)
+	b, packets = burstOf(group, sizes...)
 	return out, in, b, packets
 }
 
@@ -200,15 +201,8 @@ func BenchmarkSockets(b *testing.B) {
 // not tried again.
 func TestSegmentsRefused(t *testing.T) {
 	out, in, b, packets := loopback(t, mixed...)
-	raw, err := out.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
 	// Without checksums there are no segments (udp(7)).
-	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil {
+	if err := unix.SetsockoptInt(out.fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1); err != nil {
 		t.Fatal(err)
 	}
 	if refused, err := out.send(b, 10e9); refused > 0 || err != nil {
@@ -226,9 +220,8 @@ func TestSegmentsRefused(t *testing.T) {
 // the reason.
 func TestSendRefused(t *testing.T) {
 	out, _, b, packets := loopback(t, mixed...)
-	for i := range b.ms {
-		b.ms[i].Addr = &net.UDPAddr{IP: net.IPv4(239, 0, 0, 1)} // no port
-	}
+	b.to = netip.AddrPortFrom(b.to.Addr(), 0) // no port
+	b.nameLen = putSockaddr(&b.name, b.to)
 	refused, err := out.send(b, 10e9)
 	if refused != len(packets) || !transient(err) || !out.segments.Load() {
 		t.Errorf("%d of %d packets refused: %v; segments %v", refused, len(packets), err, out.segments.Load())
