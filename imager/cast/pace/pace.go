@@ -56,6 +56,12 @@ const (
 	// gain 3 % in 0.7 s and 1 Gbit/s in 1.4 s: several report rounds, so that the
 	// overshoot stays at a few per cent for a part of that time.
 	curve = 10e6
+	// broad is the rate from which on it grows slower, by the square down to
+	// leastGrowth of that: of two flows the one that has more grows less, which
+	// evens them out in half of the time that giving up the same part takes. 500
+	// Mbit/s more take 9 s at most.
+	broad       = 200e6
+	leastGrowth = 1.0 / 16
 	// steep is the part of the rate that it grows by in a second at most, so that
 	// it passes the capacity by a few per cent before that is noticed.
 	steep = 0.6
@@ -133,9 +139,10 @@ const yieldFirst = 2
 // same congestion, however many receivers draw them, are the same conclusion.
 // From there it grows by curve·t³: hardly at first, so that it stays near the
 // capacity most of the time, then ever faster (the convex half of RFC 9438,
-// CUBIC). Unlike CUBIC's, the growth does not depend on the own rate: increase
+// CUBIC). Unlike CUBIC's, the growth does not rise with the own rate: increase
 // in proportion would keep the ratio of two flows for ever (Chiu and Jain,
-// 1989), while equal increase and proportional decrease makes them equal. A flow
+// 1989), while equal increase, or that of the larger one being less, and
+// proportional decrease makes them equal. A flow
 // whose capacity is the same again and again is alone, and gives up less.
 // A rate twice the last capacity begins another ramp.
 //
@@ -395,11 +402,17 @@ func (c *Controller) grow(now time.Time, m measure) {
 	}
 	c.grown += step
 	t := c.grown.Seconds()
-	c.raise(now, min(c.from+curve*t*t*t, c.rate*(1+c.slope()*step.Seconds())))
+	c.raise(now, min(c.from+curve*c.growth()*t*t*t, c.rate*(1+c.slope()*step.Seconds())))
 	if c.knee > 0 && c.rate > escape*c.knee && m.delivered() > c.knee*(1+agreement) && !c.polite {
 		c.restart(now, c.rate)
 		c.again = true
 	}
+}
+
+// growth is the part of curve that it grows by: less the more it has.
+func (c *Controller) growth() float64 {
+	share := broad / max(c.knee, broad)
+	return max(share*share, leastGrowth)
 }
 
 // slope is the part of the rate that it may grow by in a second: more the

@@ -244,6 +244,7 @@ func TestFairness(t *testing.T) {
 		{"100 Mbit/s", port{rate: 100e6, buffer: 128e3}},
 		{"100 Mbit/s, 80 ms of buffer", port{rate: 100e6, buffer: 1e6}},
 		{"300 Mbit/s", port{rate: 300e6, buffer: 256e3}},
+		{"800 Mbit/s", port{rate: 800e6, buffer: 512e3}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var first, second, apart float64
