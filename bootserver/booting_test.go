@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 
 	"huck/bootserver/boot"
 	"huck/bootserver/dhcp"
+	"huck/imager/api"
 )
 
 // blocks returns the text of the fenced blocks of BOOTING.md with that word
@@ -131,4 +133,16 @@ func frame(t *testing.T, text string) []byte {
 		b = append(b, unhex(t, line)...)
 	}
 	return b
+}
+
+// TestDiscoveryExamples: the document's bytes are what both sides say.
+func TestDiscoveryExamples(t *testing.T) {
+	nonce := api.DiscoveryNonce{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+	if got, want := api.AppendDiscoveryQuestion(nil, nonce), frame(t, blocks(t, "discovery-question")[0]); !bytes.Equal(got, want) {
+		t.Errorf("a question is % x, documented % x", got, want)
+	}
+	got, err := api.AppendDiscoveryAnswer(nil, nonce, &url.URL{Scheme: "http", Host: "10.0.0.1:8480"})
+	if want := frame(t, blocks(t, "discovery-answer")[0]); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("an answer is % x, %v, documented % x", got, err, want)
+	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"huck/bootserver/boot"
 	"huck/bootserver/dhcp"
-	"huck/bootserver/ra"
 	"huck/bootserver/tftp"
 	"huck/bootserver/web"
 	"huck/imager/api"
@@ -38,6 +37,9 @@ func (s *site) boot(mac, step, message string) {
 }
 
 func (s *site) openDHCP() error {
+	if !s.set.own.Addr().Is4() {
+		return nil
+	}
 	cfg := dhcp.ServerConfig{Interface: s.set.ifi, Source: s.set.own.Addr(), Answered: s.answered, Log: s.log}
 	tell := dhcp.BootConfig{Server: s.set.own.Addr(), BootFile: s.bootFile, ServerURL: s.url.String()}
 	switch s.set.mode {
@@ -58,7 +60,6 @@ func (s *site) openDHCP() error {
 			return err
 		}
 		cfg.Handler = r.Handle
-		s.tasks = append(s.tasks, task{"ra", ra.New(s.set.ifi, s.log).Run})
 	}
 	server, err := dhcp.Listen(s.ctx, cfg)
 	if err != nil {
@@ -117,10 +118,10 @@ func (s *site) answered(_, reply *dhcpv4.DHCPv4) {
 // openTFTP is needed where our DHCP names it. Elsewhere somebody else's may,
 // but then a port that is taken is no reason not to serve.
 func (s *site) openTFTP() error {
-	server, err := tftp.Listen(s.ctx, tftp.Config{Interface: s.set.ifi, Port: 69, Files: s.files, Log: s.log,
-		Served: func(peer net.IP, name string, n int64) {
-			s.events.Add(api.Event{Type: api.EventServer, Step: "tftp", State: api.StepDone, Message: fmt.Sprintf("%v took %s, %d bytes", peer, name, n)})
-		}})
+	if !s.set.own.Addr().Is4() {
+		return nil
+	}
+	server, err := tftp.Listen(s.ctx, s.tftpConfig(false))
 	if err != nil && s.set.mode == dhcpOff {
 		s.log.Warn("no TFTP", "err", err)
 		return nil
@@ -131,4 +132,11 @@ func (s *site) openTFTP() error {
 	s.closers = append(s.closers, server)
 	s.tasks = append(s.tasks, task{"tftp", server.Run})
 	return nil
+}
+
+func (s *site) tftpConfig(six bool) tftp.Config {
+	return tftp.Config{Interface: s.set.ifi, IPv6: six, Port: 69, Files: s.files, Log: s.log,
+		Served: func(peer net.IP, name string, n int64) {
+			s.events.Add(api.Event{Type: api.EventServer, Step: "tftp", State: api.StepDone, Message: fmt.Sprintf("%v took %s, %d bytes", peer, name, n)})
+		}}
 }

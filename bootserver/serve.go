@@ -46,10 +46,11 @@ type serveCmd struct {
 
 // settings are the flags after checking.
 type settings struct {
-	ifi   *net.Interface
-	own   netip.Prefix
+	ifi *net.Interface
+	owned
 	mode  dhcpMode
 	dhcp  dhcp.Config       // without the boot files
+	dns6  []netip.Addr      // what IPv6 machines are told
 	cast  cast.ServerConfig // what the flags say
 	level slog.Level
 }
@@ -140,13 +141,19 @@ func (c *serveCmd) check(file *config) (settings, error) {
 	if s.ifi, err = net.InterfaceByName(c.Interface); err != nil {
 		return usage(fmt.Errorf("--interface %s: %w", c.Interface, err))
 	}
-	if s.own, err = address(s.ifi); err != nil {
+	if s.owned, err = addresses(s.ifi); err != nil {
 		return s, err
 	}
-	if s.mode != dhcpOff && (s.ifi.Flags&net.FlagLoopback != 0 || s.ifi.Flags&net.FlagUp == 0 || !s.own.Addr().Is4()) {
-		return usage(fmt.Errorf("--dhcp %s: interface %s is down, the loopback, or has no IPv4 address", s.mode, s.ifi.Name))
+	if s.mode != dhcpOff && (s.ifi.Flags&net.FlagLoopback != 0 || s.ifi.Flags&net.FlagUp == 0) {
+		return usage(fmt.Errorf("--dhcp %s: interface %s is down or the loopback", s.mode, s.ifi.Name))
 	}
-	if s.mode == dhcpAuthoritative {
+	if s.mode == dhcpProxy && !s.own.Addr().Is4() {
+		return usage(fmt.Errorf("--dhcp proxy: interface %s has no IPv4 address; beside an IPv6 router machines find this server with --dhcp off", s.ifi.Name))
+	}
+	if s.dns6, err = c.dns6(); err != nil {
+		return usage(err)
+	}
+	if s.mode == dhcpAuthoritative && s.own.Addr().Is4() {
 		if s.dhcp, err = c.checkDHCP(file, s.ifi, s.own); err != nil {
 			return usage(err)
 		}
@@ -189,9 +196,25 @@ func (c *serveCmd) checkDHCP(file *config, ifi *net.Interface, own netip.Prefix)
 		if err != nil {
 			return d, fmt.Errorf("--dns: %w", err)
 		}
-		sub.DNS = append(sub.DNS, a)
+		if a.Is4() {
+			sub.DNS = append(sub.DNS, a)
+		}
 	}
 	return d, d.Check()
+}
+
+// dns6 are those of the DNS servers that have an IPv6 address.
+func (c *serveCmd) dns6() (list []netip.Addr, err error) {
+	for _, text := range c.DNS {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" {
+			return nil, fmt.Errorf("--dns %q is no address, or one with a zone", text)
+		}
+		if a.Is6() {
+			list = append(list, a)
+		}
+	}
+	return list, nil
 }
 
 // openData makes the data folder and locks it, against a second server.
@@ -239,7 +262,7 @@ type site struct {
 // Close closes; but for the images, whose sockets only their tasks close, and
 // which therefore come last.
 func (s *site) open() error {
-	for _, step := range []func() error{s.openState, s.openWeb, s.openDHCP, s.openTFTP, s.openImages} {
+	for _, step := range []func() error{s.openState, s.openWeb, s.openDHCP, s.openIPv6, s.openTFTP, s.openDiscovery, s.openImages} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -1,11 +1,12 @@
 // Package ra sends IPv6 router advertisements that say "there is no router
-// here" (RFC 4861): router lifetime 0, no prefix. iPXE as old as Debian's
-// waits 13 s after its DHCPv4 lease for an advertisement, any, before it goes
-// on; this one ends the wait and configures nothing.
+// here" (RFC 4861): router lifetime 0. iPXE as old as Debian's waits 13 s after
+// its DHCPv4 lease for an advertisement, any, before it goes on; this one ends
+// the wait. Where the boot server has an IPv6 prefix of its own, machines are
+// told to make addresses of it, and to ask DHCPv6 for the rest; without one
+// they are told nothing else.
 //
-// Where another router speaks, this package is silent, for good: its own
-// advertisements would be harmless beside it, but they are not needed, and a
-// network with IPv6 is somebody's to run.
+// Where another router speaks, this package is silent, for good: a network with
+// IPv6 is somebody's to run.
 //
 // Advertiser is the protocol: messages and time in, decisions out. Server is
 // the shell with the socket.
@@ -42,6 +43,17 @@ type Advertiser struct {
 	// pending means a solicitation from nowhere waits for an advertisement.
 	pending bool
 }
+
+// Network is what machines are told of the network.
+type Network struct {
+	// Prefix is a /64 to make addresses of; invalid for none.
+	Prefix netip.Prefix
+	DNS    []netip.Addr
+}
+
+// lifetime is how long an address of the prefix lasts without another
+// advertisement: as long as package dhcp6's.
+const lifetime = 12 * time.Hour
 
 // NewAdvertiser returns an advertiser that starts to listen now; the caller
 // sends a router solicitation then.
@@ -116,12 +128,24 @@ func (a *Advertiser) Tick(now time.Time) bool {
 	return true
 }
 
-// advertisement is what we send (RFC 4861 section 4.2): every field
-// unspecified, and the lifetime of a router that is none.
-func advertisement(source net.HardwareAddr) *ndp.RouterAdvertisement {
+// advertisement is what we send (RFC 4861 section 4.2): the lifetime of a
+// router that is none, and with a prefix that addresses are made of it
+// (section 4.6.2), that DHCPv6 has the rest, and name servers (RFC 8106).
+func advertisement(source net.HardwareAddr, n Network) *ndp.RouterAdvertisement {
 	m := &ndp.RouterAdvertisement{RouterSelectionPreference: ndp.Medium}
 	if len(source) == 6 {
 		m.Options = []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: source}}
+	}
+	if !n.Prefix.IsValid() {
+		return m
+	}
+	m.OtherConfiguration = true
+	m.Options = append(m.Options, &ndp.PrefixInformation{
+		PrefixLength: uint8(n.Prefix.Bits()), Prefix: n.Prefix.Masked().Addr(), OnLink: true, AutonomousAddressConfiguration: true,
+		ValidLifetime: lifetime, PreferredLifetime: lifetime,
+	})
+	if len(n.DNS) > 0 {
+		m.Options = append(m.Options, &ndp.RecursiveDNSServer{Lifetime: lifetime, Servers: n.DNS})
 	}
 	return m
 }

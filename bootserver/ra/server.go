@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/mdlayher/ndp"
@@ -20,17 +21,22 @@ const addressPoll = time.Second
 
 // Server advertises on one interface.
 type Server struct {
-	ifi *net.Interface
-	log *slog.Logger
+	ifi    *net.Interface
+	net    Network
+	log    *slog.Logger
+	silent atomic.Bool
 }
 
 // New returns a server for an interface. A nil log discards.
-func New(ifi *net.Interface, log *slog.Logger) *Server {
+func New(ifi *net.Interface, n Network, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{ifi, log.With("interface", ifi.Name)}
+	return &Server{ifi: ifi, net: n, log: log.With("interface", ifi.Name)}
 }
+
+// Silent tells whether another router was heard.
+func (s *Server) Silent() bool { return s.silent.Load() }
 
 // Run advertises until ctx ends or another router is heard, and returns nil.
 // Trouble is logged and tried again, never returned: nobody depends on an
@@ -40,6 +46,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		foreign, err := s.session(ctx)
 		if foreign.IsValid() {
+			s.silent.Store(true)
 			s.log.Warn("ra: another IPv6 router is here; no more advertisements from us", "router", foreign)
 			return nil
 		}
@@ -95,7 +102,7 @@ func (s *Server) session(ctx context.Context) (foreign netip.Addr, err error) {
 		if !to.IsValid() {
 			continue
 		}
-		if err := conn.WriteTo(advertisement(s.ifi.HardwareAddr), nil, to); err != nil {
+		if err := conn.WriteTo(advertisement(s.ifi.HardwareAddr, s.net), nil, to); err != nil {
 			// A solicitor that cannot be reached, or the link is down.
 			s.log.Debug("ra: send", "addr", to, "err", err)
 		}

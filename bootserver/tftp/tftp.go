@@ -14,6 +14,7 @@ import (
 
 	"github.com/pin/tftp/v3"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
 	"huck/bootserver/boot"
@@ -28,9 +29,10 @@ const (
 	// up a shutdown.
 	retryAfter = 700 * time.Millisecond
 	retries    = 4
-	// headers is IPv4, UDP and TFTP around a block; maxBlock is the largest
-	// block of RFC 2348, in bytes.
-	headers  = 20 + 8 + 4
+	// headers4 is IPv4, UDP and TFTP around a block, headers6 the same with
+	// IPv6; maxBlock is the largest block of RFC 2348, in bytes.
+	headers4 = 20 + 8 + 4
+	headers6 = 40 + 8 + 4
 	maxBlock = 65464
 )
 
@@ -38,6 +40,8 @@ const (
 type Config struct {
 	// Interface is the only one served.
 	Interface *net.Interface
+	// IPv6 serves that and not IPv4.
+	IPv6 bool
 	// Port is 69 but for tests; 0 is any.
 	Port  int
 	Files boot.Folder
@@ -67,13 +71,22 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		})
 		return errors.Join(ctlErr, err)
 	}}
-	conn, err := lc.ListenPacket(ctx, "udp4", fmt.Sprintf(":%d", cfg.Port))
+	network := "udp4"
+	if cfg.IPv6 {
+		network = "udp6"
+	}
+	conn, err := lc.ListenPacket(ctx, network, fmt.Sprintf(":%d", cfg.Port))
 	if err != nil {
 		return nil, fmt.Errorf("tftp: listen on %s: %w", cfg.Interface.Name, err)
 	}
 	// Serve asks for this, too, but a request may be here before it. Without,
 	// the answer may leave from another of our addresses.
-	if err := ipv4.NewPacketConn(conn).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true); err != nil {
+	if cfg.IPv6 {
+		err = ipv6.NewPacketConn(conn).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+	} else {
+		err = ipv4.NewPacketConn(conn).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("tftp: listen on %s: %w", cfg.Interface.Name, err), conn.Close())
 	}
 	return &Server{cfg, conn.(*net.UDPConn), make(chan struct{}, maxTransfers)}, nil
@@ -98,6 +111,10 @@ func (s *Server) Run(ctx context.Context) error {
 	// By the MTU of the interface we serve: the library's own rule forgets the
 	// TFTP header, and knows no MTU for a request that came before Serve.
 	srv.SetBlockSizeNegotiation(false)
+	headers := headers4
+	if s.cfg.IPv6 {
+		headers = headers6
+	}
 	srv.SetBlockSize(min(s.cfg.Interface.MTU-headers, maxBlock))
 	stopped := make(chan struct{})
 	go func() { // ends with serving; Run waits for it

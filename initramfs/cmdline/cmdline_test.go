@@ -1,6 +1,7 @@
 package cmdline_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -64,4 +65,15 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestHelpIsDocumented: BOOTING.md of the boot server has the same text.
+func TestHelpIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../bootserver/BOOTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(doc), "\n```keys\n"+cmdline.Help+"```\n") {
+		t.Error("bootserver/BOOTING.md does not have cmdline.Help in a block \"keys\"")
+	}
 }
