@@ -29,6 +29,7 @@ type captureCmd struct {
 	Raw     rawFlag `placeholder:"N,…" help:"Take every partition whole or, with =N,…, these."`
 	Force   bool    `help:"Capture a mounted or dirty source all the same."`
 	SkipBad bool    `help:"Go on at read errors; what cannot be read becomes zeros and is listed."`
+	Paging  bool    `name:"skip-paging" help:"Leave out what pagefile.sys, swapfile.sys and hiberfil.sys of NTFS hold."`
 	Workers int     `help:"Cores to use; all by default." default:"0"`
 }
 
@@ -56,7 +57,7 @@ func (c *captureCmd) Run(a *app) error {
 	defer dev.Close() // opened for reading: nothing can be lost
 	p := a.ui.progress("capture " + c.Disk)
 	r, err := capture.Run(a.ctx, capture.Config{
-		Device: dev, Store: st, Name: c.Name, Parent: parent, RawAll: c.Raw.all, Raw: c.Raw.parts, Force: c.Force, SkipBad: c.SkipBad,
+		Device: dev, Store: st, Name: c.Name, Parent: parent, RawAll: c.Raw.all, Raw: c.Raw.parts, Force: c.Force, SkipBad: c.SkipBad, SkipPaging: c.Paging,
 		Workers: c.Workers, Log: a.log,
 		Progress: func(done, total int64) { p.Set(done, total, "") },
 	})

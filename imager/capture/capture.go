@@ -50,6 +50,9 @@ type Config struct {
 	// SkipBad puts zeros where the disk cannot be read, and lists them in the
 	// manifest. Without it the first read error ends the capture.
 	SkipBad bool
+	// SkipPaging leaves out what Windows' paging files hold (pagefile.sys,
+	// swapfile.sys, hiberfil.sys); on the target they have what stood there.
+	SkipPaging bool
 	// Workers is the number of cores to use; 0 means all.
 	Workers int
 	// Progress, if set, is called now and then, by one goroutine at a time,

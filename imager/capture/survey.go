@@ -217,6 +217,11 @@ func (p *plan) probe(part ptable.Part) (usedmap.Result, error) {
 	if raw {
 		found.Used, found.Whole = nil, "asked for"
 	}
+	if cfg.SkipPaging && found.Used != nil && found.Paging != nil {
+		all := found.Used.Bytes()
+		found.Used = found.Used.Without(found.Paging)
+		cfg.Log.Info("capture: paging files left out", "dev", dev.Name(), "partition", part.Number, "bytes", all-found.Used.Bytes())
+	}
 	for _, w := range found.Warnings {
 		p.warn(fmt.Sprintf("partition %d (%s): %s", part.Number, found.Content, w))
 	}

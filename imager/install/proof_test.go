@@ -38,6 +38,8 @@ type proof struct {
 	after string
 	// filler puts files in and removes a third of them; nil mounts it.
 	filler func(t *testing.T, dev string)
+	// skipPaging leaves Windows' paging files out.
+	skipPaging bool
 	// same compares the files of two devices; nil mounts them.
 	same func(t *testing.T, a, b string)
 }
@@ -189,7 +191,7 @@ func (p proof) capture(t *testing.T, source string) (*image.Image, *store.Dir, c
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	res, err := capture.Run(t.Context(), capture.Config{Device: dev, Store: st, Name: "x"})
+	res, err := capture.Run(t.Context(), capture.Config{Device: dev, Store: st, Name: "x", SkipPaging: p.skipPaging})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -177,3 +177,62 @@ func TestProofWhole(t *testing.T) {
 		})
 	}
 }
+
+// TestProofPaging has Windows' paging files, whose contents are left out on
+// request only. Files of such names elsewhere are like any other.
+func TestProofPaging(t *testing.T) {
+	needRoot(t)
+	p := proof{kind: "ntfs", size: 64, sector: 512}
+	source, start := p.disk(t)
+	dev, detach := attach(t, source, start, p.size*mib, 512)
+	tool(t, "mkntfs", "-q", "-F", "-Q", "-p", "2048", "-H", "255", "-S", "63", dev)
+	const size = 3*mib + 1000
+	byFUSE(t, "ntfs-3g", dev, "rw", func(dir string) {
+		b := bytes.Repeat([]byte(gone), size/len(gone)+1)[:size]
+		clear(b[:4096])
+		other := make([]byte, size)
+		random(other, 4)
+		for name, content := range map[string][]byte{"pagefile.sys": b, "Swapfile.SYS": b, "hiberfil.sys": b, "other": other, "d/pagefile.sys": other} {
+			if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	detach()
+	img, st, all := p.capture(t, source)
+	if n := occurrences(t, img, st) * int64(len(gone)); n < 3*(size-5000) {
+		t.Errorf("without being asked for, %d bytes of paging files are in the image", n)
+	}
+	p.skipPaging = true
+	img, st, res := p.capture(t, source)
+	if n := occurrences(t, img, st); n != 0 || all.ImageBytes-res.ImageBytes < 3*(size-4096) || all.ImageBytes-res.ImageBytes > 3*(size+4096) {
+		t.Errorf("the image has %d bytes and %d pieces of paging files, with them %d", res.ImageBytes, n, all.ImageBytes)
+	}
+	target := p.install(t, img, st)
+	a, detachA := attach(t, source, start, p.size*mib, 512)
+	defer detachA()
+	b, detachB := attach(t, target, start, p.size*mib, 512)
+	defer detachB()
+	wantSound(t, "ntfs", b)
+	var was [2][]byte
+	for i, dev := range []string{a, b} {
+		byFUSE(t, "ntfs-3g", dev, "ro", func(dir string) {
+			for _, name := range []string{"other", "d/pagefile.sys"} {
+				content, err := os.ReadFile(filepath.Join(dir, name))
+				if err != nil || len(content) != size {
+					t.Fatalf("%d bytes, %v", len(content), err)
+				}
+				was[i] = append(was[i], content...)
+			}
+			if b, err := os.ReadFile(filepath.Join(dir, "hiberfil.sys")); err != nil || len(b) != size || len(bytes.Trim(b[:4096], "\x00")) != 0 {
+				t.Errorf("hiberfil.sys has %d bytes, not awake, %v", len(b), err)
+			}
+		})
+	}
+	if !bytes.Equal(was[0], was[1]) {
+		t.Error("files differ")
+	}
+}

@@ -9,9 +9,11 @@ package ntfs
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"unicode/utf16"
 
 	"huck/imager/usedmap/internal/cluster"
@@ -81,7 +83,31 @@ func probeVolume(r io.ReaderAt, size int64, g *geometry, res *probe.Result) (*pr
 	if hibernated {
 		return res.Refuse("Windows is hibernated on it: start Windows and shut it down (shutdown /s /t 0), or turn fast startup off")
 	}
-	return res, v.use(m, size, res)
+	if err := v.use(m, size, res); err != nil {
+		return res, err
+	}
+	return res, v.pagingFiles(res)
+}
+
+// pagingFiles finds where the contents of paging files are, but for their first
+// page: of the hibernation file that tells whether there is anything in it.
+func (v *volume) pagingFiles(res *probe.Result) error {
+	const page = 4096
+	for _, n := range v.paging {
+		f, err := v.data(n)
+		var odd contradiction
+		switch {
+		case errors.As(err, &odd):
+			continue // compressed, say: then it is data like any other
+		case err != nil:
+			return err
+		}
+		if res.Paging == nil {
+			res.Paging = new(probe.Set)
+		}
+		f.Each(max(page, v.cluster), res.Paging.Add)
+	}
+	return nil
 }
 
 // use sets the result's used bytes.
@@ -179,10 +205,10 @@ func (v *volume) check(n int64, r record, m *cluster.Bitmap) (hibernated bool, e
 	} else if magic != "FILE" || !r.inUse() {
 		return false, nil
 	}
-	hiberfil := false
+	special := ""
 	err = r.each(n, func(a attribute) error {
-		if a.kind() == attrFileName && !a.scattered() && isHiberfil(a.value()) {
-			hiberfil = true
+		if a.kind() == attrFileName && !a.scattered() {
+			special = cmp.Or(special, pagingFile(a.value()))
 		}
 		if !a.scattered() {
 			return nil
@@ -198,22 +224,38 @@ func (v *volume) check(n int64, r record, m *cluster.Bitmap) (hibernated bool, e
 			return err
 		})
 	})
-	if err != nil || !hiberfil {
+	if err != nil || special == "" {
 		return false, err
 	}
 	if base := r.base(); base != 0 {
 		n = base // its list of attributes has it put the name elsewhere
 	}
+	if !slices.Contains(v.paging, n) && len(v.paging) < maxPaging {
+		v.paging = append(v.paging, n)
+	}
+	if special != hiberfil {
+		return false, nil
+	}
 	return v.hibernated(n)
 }
 
-// isHiberfil tells whether a file name is that of Windows' hibernation file.
-func isHiberfil(b []byte) bool {
-	const hiberfil = "hiberfil.sys"
-	if len(b) < 66+2*len(hiberfil) || reference(b) != fileRoot || int(b[64]) != len(hiberfil) {
-		return false
+// The names of Windows' paging files, in the root folder.
+const (
+	hiberfil  = "hiberfil.sys"
+	maxPaging = 16 // there are three
+)
+
+// pagingFile returns which of Windows' paging files the file name attribute b
+// names, in lower case; empty if none.
+func pagingFile(b []byte) string {
+	if len(b) < 66 || reference(b) != fileRoot || len(b) < 66+2*int(b[64]) {
+		return ""
 	}
-	return string(bytes.ToLower([]byte(name(b[66:66+2*len(hiberfil)])))) == hiberfil
+	n := string(bytes.ToLower([]byte(name(b[66:][:2*int(b[64])]))))
+	if n == hiberfil || n == "pagefile.sys" || n == "swapfile.sys" {
+		return n
+	}
+	return ""
 }
 
 // hibernated tells whether the hibernation file n holds a state to go on from:

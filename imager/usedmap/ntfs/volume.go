@@ -30,7 +30,8 @@ type volume struct {
 	*geometry
 	disk    io.ReaderAt
 	mft     *cluster.File
-	records int64 // that were ever written
+	records int64   // that were ever written
+	paging  []int64 // records of files that hold swapped-out memory
 }
 
 // file is the unnamed data of a file.

@@ -61,6 +61,17 @@ func (f *File) Start() int64 {
 	return f.runs[0].at
 }
 
+// Each calls do for the stretches of the disk in which the file lies from offset
+// from on.
+func (f *File) Each(from int64, do func(at, n int64)) {
+	for i, r := range f.runs {
+		n := f.length(i)
+		if skip := max(0, from-(r.end-n)); skip < n {
+			do(r.at+skip, n-skip)
+		}
+	}
+}
+
 // ReadAt implements io.ReaderAt.
 func (f *File) ReadAt(b []byte, off int64) (int, error) {
 	done := 0

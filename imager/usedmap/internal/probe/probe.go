@@ -18,6 +18,9 @@ type Result struct {
 	UUID, Label string
 	// Used is the set of used bytes; nil means that all must be taken.
 	Used *Set
+	// Paging is, of the used bytes, what holds memory that was swapped out: no
+	// system reads it after a start, and an image may go without. May be nil.
+	Paging *Set
 	// Whole says why Used is nil; it completes "taken whole: ".
 	Whole string
 	// Dirty says why the content is not at rest, if it is not.

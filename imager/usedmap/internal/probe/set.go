@@ -109,3 +109,22 @@ func (s *Set) Bytes() int64 {
 	}
 	return n
 }
+
+// Without returns the bytes of s that are not in o.
+func (s *Set) Without(o *Set) *Set {
+	left := new(Set)
+	o.normalize()
+	i := 0
+	for off, n := range s.All() {
+		end := off + n
+		for i < len(o.ranges) && o.ranges[i].end <= off {
+			i++
+		}
+		for j := i; j < len(o.ranges) && o.ranges[j].off < end; j++ {
+			left.Add(off, o.ranges[j].off-off)
+			off = o.ranges[j].end
+		}
+		left.Add(off, end-off)
+	}
+	return left
+}

@@ -68,3 +68,32 @@ func TestSetStops(t *testing.T) {
 		t.Error(s.Bytes())
 	}
 }
+
+// TestWithout takes random sets from one another.
+func TestWithout(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for round := range 300 {
+		var in [2][600]bool
+		var sets [2]Set
+		for i := range sets {
+			for range rng.IntN(30) {
+				off, n := rng.IntN(500), rng.IntN(100)
+				sets[i].Add(int64(off), int64(n))
+				for j := off; j < off+n; j++ {
+					in[i][j] = true
+				}
+			}
+		}
+		var got [600]bool
+		for off, n := range sets[0].Without(&sets[1]).All() {
+			for j := off; j < off+n; j++ {
+				got[j] = true
+			}
+		}
+		for j := range got {
+			if want := in[0][j] && !in[1][j]; got[j] != want {
+				t.Fatalf("round %d, byte %d: %v", round, j, got[j])
+			}
+		}
+	}
+}
