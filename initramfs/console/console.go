@@ -20,12 +20,25 @@ import (
 
 // Console is all consoles of a machine.
 type Console struct {
-	ttys  []*tty
-	offer chan struct{}
-	once  sync.Once
-	wg    sync.WaitGroup
-	stop  context.CancelFunc
+	ttys []*tty
+	hear sync.Once // listens
+	wg   sync.WaitGroup
+	ctx  context.Context // until Close
+	stop context.CancelFunc
+
+	mu sync.Mutex
+	// shell is what Enter opens, with shellCtx; nil while it is not offered.
+	shell    Shell
+	shellCtx context.Context
+	// answer takes what is typed while a question is open.
+	answer chan string
 }
+
+// Shell runs on the tty with that path until it ends.
+type Shell func(ctx context.Context, tty string) error
+
+// errNoKeyboard says that none of the consoles can be typed on.
+var errNoKeyboard = errors.New("console: nothing can be typed on any console")
 
 // depth is how many lines wait for a slow console before they are lost: at
 // 115200 baud a second's worth.
@@ -97,7 +110,7 @@ func New(w io.Writer) *Console { return start([]*tty{{out: w}}) }
 
 func start(ttys []*tty) *Console {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Console{ttys: ttys, offer: make(chan struct{}), stop: cancel}
+	c := &Console{ttys: ttys, ctx: ctx, stop: cancel}
 	for _, t := range ttys {
 		t.lines = make(chan string, depth)
 		c.wg.Go(func() { t.write(ctx) })
@@ -165,25 +178,35 @@ func (t *tty) write(ctx context.Context) {
 // Offer lets Enter open a shell on any console from now on. The shell runs
 // with the tty's path until it ends; meanwhile no lines are written there.
 // Only the first call counts.
-func (c *Console) Offer(ctx context.Context, shell func(ctx context.Context, tty string) error) {
-	c.once.Do(func() {
-		for _, t := range c.ttys {
-			if t.typed() != nil {
-				c.wg.Go(func() { t.listen(ctx, c, shell) })
-			}
-		}
-		close(c.offer)
-	})
+func (c *Console) Offer(ctx context.Context, shell Shell) {
+	c.mu.Lock()
+	if c.shell == nil {
+		c.shell, c.shellCtx = shell, ctx
+	}
+	c.mu.Unlock()
+	c.listen()
 }
 
 // Offered tells whether Offer was called.
 func (c *Console) Offered() bool {
-	select {
-	case <-c.offer:
-		return true
-	default:
-		return false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shell != nil
+}
+
+// listen takes what is typed from now on, and tells whether anything can be.
+func (c *Console) listen() (can bool) {
+	for _, t := range c.ttys {
+		can = can || t.typed() != nil
 	}
+	c.hear.Do(func() {
+		for _, t := range c.ttys {
+			if t.typed() != nil {
+				c.wg.Go(func() { t.listen(c) })
+			}
+		}
+	})
+	return can
 }
 
 // Main returns the path of the console that the kernel prefers, the last one;
@@ -191,7 +214,7 @@ func (c *Console) Offered() bool {
 func (c *Console) Main() string { return c.ttys[len(c.ttys)-1].path }
 
 // Shell runs a shell on the console with that path until it ends.
-func (c *Console) Shell(ctx context.Context, path string, shell func(ctx context.Context, tty string) error) {
+func (c *Console) Shell(ctx context.Context, path string, shell Shell) {
 	for _, t := range c.ttys {
 		if t.path == path && path != "" {
 			t.shell(ctx, c, shell)
@@ -199,24 +222,25 @@ func (c *Console) Shell(ctx context.Context, path string, shell func(ctx context
 	}
 }
 
-func (t *tty) listen(ctx context.Context, c *Console, shell func(context.Context, string) error) {
-	// What was typed before the offer answers no offer.
+func (t *tty) listen(c *Console) {
+	// What was typed before answers nothing.
 	if raw, err := t.typed().SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) })
 	}
 	var buf [256]byte
 	for {
 		n, err := t.typed().Read(buf[:])
-		if err != nil || ctx.Err() != nil {
+		if err != nil || c.ctx.Err() != nil {
 			return
 		}
-		if strings.ContainsAny(string(buf[:n]), "\r\n") {
-			t.shell(ctx, c, shell)
+		// The terminal hands over whole lines; one that is too long is none.
+		if line := string(buf[:n]); strings.ContainsAny(line, "\r\n") {
+			c.typedLine(t, line)
 		}
 	}
 }
 
-func (t *tty) shell(ctx context.Context, c *Console, shell func(context.Context, string) error) {
+func (t *tty) shell(ctx context.Context, c *Console, shell Shell) {
 	c.Printf("a shell on %s; the boot goes on", t.path)
 	for len(t.lines) > 0 && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond)

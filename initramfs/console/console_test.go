@@ -186,3 +186,42 @@ func TestHandler(t *testing.T) {
 		t.Errorf("events %+v", events)
 	}
 }
+
+// TestAsk: what is typed answers the question that is open, Enter alone does
+// not, and without a keyboard nobody waits.
+func TestAsk(t *testing.T) {
+	master, path := pty(t)
+	active := filepath.Join(t.TempDir(), "active")
+	if err := os.WriteFile(active, []byte(filepath.Base(path)+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var screen buffer
+	go io.Copy(&screen, master) // ends when the master is closed
+	c := console.Open(active, filepath.Dir(path), io.Discard)
+	defer c.Close()
+	answers := make(chan string)
+	go func() {
+		line, err := c.Ask(t.Context(), "which disk?")
+		answers <- fmt.Sprint(line, err)
+	}()
+	for deadline := time.After(10 * time.Second); !strings.Contains(screen.String(), "which disk?"); {
+		select {
+		case <-deadline:
+			t.Fatalf("screen: %q", screen.String())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	master.WriteString("\n")
+	master.WriteString(" S1 \n")
+	if got := <-answers; got != "S1<nil>" {
+		t.Errorf("answer %q", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Ask(ctx, "again?"); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, err := console.New(io.Discard).Ask(t.Context(), "anybody?"); err == nil {
+		t.Error("an answer without a keyboard")
+	}
+}

@@ -62,7 +62,7 @@ func bootMachine(ctx context.Context, report bool) int {
 	b := &boot{
 		opts: opts, bad: bad, net: nets, discover: network.Discover,
 		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
-		print: con.Printf, offer: offer, log: log, run: runner, events: events, patience: diskPatience,
+		print: con.Printf, offer: offer, ask: con.Ask, log: log, run: runner, events: events, patience: diskPatience,
 		reportOnly: report,
 	}
 	if err := b.tell(ctx); err != nil {

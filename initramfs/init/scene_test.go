@@ -183,6 +183,7 @@ type scene struct {
 	machine *fakeMachine
 	boot    *boot
 	done    chan error
+	typed   chan string // at the console
 	// answers is who answers on the link; nil is nobody.
 	answers *url.URL
 }
@@ -202,7 +203,7 @@ func (s *scene) discover(ctx context.Context, l network.Lease) (*url.URL, error)
 func newScene(t *testing.T) *scene {
 	d := &diary{}
 	disks := []api.Disk{{Path: "/dev/sda", Size: 1 << 30, Serial: "S1"}}
-	s := &scene{diary: d, done: make(chan error, 1),
+	s := &scene{diary: d, done: make(chan error, 1), typed: make(chan string, 9),
 		server:  &bootServer{diary: d, changed: make(chan struct{})},
 		machine: &fakeMachine{diary: d, disks: disks, receives: []error{nil}},
 	}
@@ -213,8 +214,17 @@ func newScene(t *testing.T) *scene {
 	n.leases <- network.Lease{Interface: "lo", Addr: netip.MustParsePrefix("127.0.0.1/8"), Server: u}
 	print := func(f string, a ...any) { d.add("console %s", fmt.Sprintf(f, a...)) }
 	events := server.NewQueue("b", nil)
+	ask := func(ctx context.Context, question string) (string, error) {
+		d.add("asked %s", question)
+		select {
+		case line := <-s.typed:
+			return line, nil
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 	s.boot = &boot{
-		opts: cmdline.Options{}, m: s.machine, net: n, discover: s.discover, print: print, offer: func() { d.add("offer") },
+		opts: cmdline.Options{}, m: s.machine, net: n, discover: s.discover, print: print, offer: func() { d.add("offer") }, ask: ask,
 		log: slog.New(slog.DiscardHandler), events: events,
 		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
 		// The disks have been there for long: no need to let them settle.

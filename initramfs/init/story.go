@@ -31,9 +31,11 @@ type boot struct {
 	discover func(ctx context.Context, l network.Lease) (*url.URL, error)
 	print    func(format string, args ...any)
 	offer    func() // lets people open a shell
-	log      *slog.Logger
-	run      *steps.Runner
-	events   *server.Queue
+	// ask returns what somebody at the machine answers.
+	ask    func(ctx context.Context, question string) (string, error)
+	log    *slog.Logger
+	run    *steps.Runner
+	events *server.Queue
 
 	inventory api.Inventory
 	leases    []network.Lease
@@ -239,6 +241,7 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	var result api.Result
 	for _, s := range []steps.Step{
 		{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)},
+		{Name: "confirm", Silence: confirmSilence, Tries: 1, Do: b.confirm(&a, &target)},
 		{Name: "receive", Silence: 10 * time.Minute, Tries: 5, Do: b.receive(a, &target, &result)},
 		{Name: "partitions", Silence: time.Minute, Tries: 5, Do: func(context.Context, func()) (string, error) {
 			return "", b.m.Reread(target.Path)
