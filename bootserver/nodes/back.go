@@ -30,13 +30,17 @@ type left struct {
 	At  time.Time `json:"at"`
 }
 
-// leave notes that the machine is being left by a step of the given name.
-func (r *record) leave(step string, now time.Time) {
+// leave notes that the machine is being left, as its last event says.
+func (r *record) leave(e api.Event, now time.Time) {
 	r.Left = left{}
-	how := api.Then(step)
-	if how == api.ThenKexec || how == api.ThenReboot && r.own() {
-		// A reboot that ends an installation may well lead back here.
+	toDisk := e.Message == api.ToDisk
+	how := api.Then(e.Step)
+	if how == api.ThenKexec || how == api.ThenReboot && (toDisk || r.own()) {
+		// Any other reboot ends an installation, and may well lead back here.
 		r.Left = left{How: how, At: now}
+	}
+	if how == api.ThenReboot && toDisk {
+		r.Spent = true
 	}
 }
 
@@ -60,6 +64,9 @@ func (r *record) back(now time.Time) string {
 		return ""
 	}
 	r.Lost++
+	if r.Lost > 1 && l.How == api.ThenReboot { // its firmware does not do as it was told
+		r.Spent = false
+	}
 	return fmt.Sprintf("back %v after its %s: the system on its disk did not stay up", away.Round(time.Second), l.How)
 }
 
@@ -68,6 +75,11 @@ func (r *record) hopeless() bool { return r.LostBy == api.ThenKexec && r.Lost >=
 
 // stranded tells whether reboots have.
 func (r *record) stranded() bool { return r.LostBy == api.ThenReboot && r.Lost >= lostReboots }
+
+// why says what is the matter with a stranded machine.
+func (r *record) why() string {
+	return fmt.Sprintf("%d starts of the system on the disk in a row came back here within %v: does it crash, or does the firmware start the network whatever it is told? Switch the machine off and on after that time, or assign again, to go on", r.Lost, backTime)
+}
 
 // boots is the part of update that a machine's return to the network boot has
 // in common, whether its firmware asks or its appliance: what became of the

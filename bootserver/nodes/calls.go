@@ -370,7 +370,7 @@ func (r *record) hear(e api.Event, now time.Time) (finished bool) {
 	r.State = describe(e)
 	switch e.State {
 	case api.StepLeaving:
-		r.leave(e.Step, now)
+		r.leave(e, now)
 	case api.StepFailed:
 		r.LastError = fmt.Sprintf("%s: %.300s", e.Step, e.Error)
 		if e.Step == string(api.ThenKexec) && e.Message == api.GivenUp && !r.NoKexec {

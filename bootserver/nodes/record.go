@@ -59,6 +59,9 @@ type record struct {
 	Tries     int    `json:"tries,omitempty"`
 	LastError string `json:"last_error,omitempty"`
 
+	// Spent tells that the reboot that ended the installation did not come by
+	// here: the firmware started the disk.
+	Spent bool `json:"spent,omitempty"`
 	// NoKexec tells that the system on the disk has no kernel that we can start.
 	NoKexec bool `json:"no_kexec,omitempty"`
 	// Left is the last start of the machine's own system, Lost how many in a row
@@ -144,7 +147,7 @@ func (r *record) ownNext() bool {
 	case w == nil:
 		return r.Settled != ""
 	case w.EveryBoot:
-		return done && r.StartedThen == api.ThenReboot && r.Finished.Boot == r.Boot
+		return done && r.StartedThen == api.ThenReboot && r.Finished.Boot == r.Boot && !r.Spent
 	}
 	return done
 }
@@ -188,13 +191,17 @@ func (r *record) assignment() api.Assignment {
 		}
 		a.Then = r.startBy()
 		if r.stranded() {
-			a.Why = fmt.Sprintf("%d starts of the system on the disk in a row came back here; it must be told to boot from its disk first", r.Lost)
+			a.Why = r.why()
 			break
 		}
 		a.Action = api.ActionBoot
 	case w != nil && r.Finished != (mark{r.Serial, r.Boot}):
 		if r.Tries >= w.limit() && r.Started != (mark{r.Serial, r.Boot}) {
 			a.Why = r.exhausted()
+			break
+		}
+		if r.stranded() && r.Finished.Serial == r.Serial { // round and round, with nothing failing
+			a.Why = r.why()
 			break
 		}
 		a.Action = api.ActionInstall
@@ -219,7 +226,7 @@ func (r *record) exhausted() string {
 func (r *record) start() {
 	a := r.assignment()
 	r.Started, r.StartedDisk, r.StartedThen = mark{r.Serial, r.Boot}, a.Disk, a.Then
-	r.Settled, r.NoKexec = "", false
+	r.Settled, r.NoKexec, r.Spent = "", false, false
 	r.Tries++
 	r.LastError = ""
 }

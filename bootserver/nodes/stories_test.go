@@ -38,7 +38,8 @@ func (s *story) restart() {
 //	gonce, gevery, gun           he assigns something to the group
 //	maintain, work   he begins and ends its maintenance
 //	model:START      he says how its model starts the system on its disk
-//	done, fail:STEP, leave:STEP  the node reports
+//	done, fail:STEP, leave:STEP  the node reports; todisk is a leave:reboot whose
+//	                 firmware was told to start the disk
 //	wait:TIME        time passes
 //	restart          the boot server is killed and started
 //	ask=A            the node asks and must get A, followed by :DISKRULE for boot
@@ -135,6 +136,8 @@ func (s *story) do(verb, arg string) error {
 		installed(s.t, s.r, s.boot)
 	case "fail":
 		err = report(api.Event{Type: api.EventStep, Step: arg, State: api.StepFailed, Error: "broken pipe", Message: api.GivenUp})
+	case "todisk":
+		err = report(api.Event{Type: api.EventStep, Step: "reboot", State: api.StepLeaving, Message: api.ToDisk})
 	case "leave":
 		err = report(api.Event{Type: api.EventStep, Step: arg, State: api.StepLeaving})
 	case "wait":
@@ -213,6 +216,22 @@ func TestLoops(t *testing.T) {
 	})
 }
 
+// TestRoundAndRound: a system that is installed again and again, with success,
+// and restarts the machine each time, ends in waiting too.
+func TestRoundAndRound(t *testing.T) {
+	const lost = " wait:1m script=appliance boot:x%d ask=install:reboot done leave:reboot wait:5s script=disk"
+	words := "boot:1 every:kexec ask=install:kexec done leave:kexec wait:1m boot:2 ask=install:kexec done leave:kexec wait:1m boot:3 ask=install:reboot done leave:reboot wait:5s script=disk"
+	for i := range 4 {
+		words += fmt.Sprintf(lost, i)
+	}
+	tellAll(t, map[string]string{
+		"stops":       words + " wait:1m script=appliance boot:y ask=wait:why state=came_back_here restart ask=wait:why boot:z ask=wait:why",
+		"goes on":     words + " wait:1m script=appliance boot:y ask=wait:why wait:11m boot:z ask=install",
+		"is told to":  words + " wait:1m script=appliance boot:y ask=wait:why every:kexec ask=install",
+		"time passed": words + " wait:11m script=appliance boot:y ask=install",
+	})
+}
+
 // TestKexecLost: a machine that kexec leads back to us is rebooted instead.
 func TestKexecLost(t *testing.T) {
 	const twice = "boot:1 once ask=install:kexec done leave:kexec wait:1m script=appliance boot:2 ask=boot:only leave:kexec wait:30s script="
@@ -231,7 +250,11 @@ func TestKexecLost(t *testing.T) {
 		"no kernel, no script":   "boot:1 once ask=install done leave:poweroff boot:2 ask=boot:only fail:kexec ask=boot:reboot",
 		"new image, kernel":      "boot:1 once ask=install done fail:kexec once ask=install:kexec done leave:kexec boot:2 ask=boot:only",
 		"firmware never does it": "boot:1 once ask=install done model:reboot boot:2 ask=boot:reboot leave:reboot wait:1m boot:3 leave:reboot boot:4 leave:reboot boot:5 leave:reboot boot:6 ask=boot:reboot leave:reboot boot:7 " +
-			"ask=wait:why state=5_starts_of_the_system restart ask=wait:why wait:1h boot:8 ask=boot:reboot",
+			"ask=wait:why state=stopped:_5_starts_of_the_system restart ask=wait:why wait:1h boot:8 ask=boot:reboot",
+		"UEFI, every boot": "boot:1 every:reboot ask=install done todisk wait:1h boot:2 ask=install done todisk wait:11m boot:3 ask=install",
+		"UEFI, once":       "boot:1 once model:reboot boot:2 ask=install:reboot done todisk wait:1h boot:3 ask=boot:reboot todisk wait:1h boot:4 ask=boot:reboot",
+		"UEFI that is deaf": "boot:1 every:reboot ask=install done todisk wait:1m boot:2 ask=install done todisk wait:1m boot:3 ask=boot:only leave:kexec " +
+			"wait:1h boot:4 ask=install",
 		"not for a new image": twice + "disk once script=appliance",
 	})
 }

@@ -288,6 +288,10 @@ const (
 	StepLeaving StepState = "leaving"
 )
 
+// ToDisk is the message of StepLeaving where the firmware was told to start the
+// disk, this once, whatever comes first in its order.
+const ToDisk = "into its disk"
+
 // GivenUp is the message of a step's failure that is its last.
 const GivenUp = "given up"
 

@@ -306,12 +306,15 @@ func (b *boot) firmware(target *api.Disk) func(context.Context, func()) (string,
 // restart leaves by a reset that ends on the disk: under UEFI also where the
 // network comes first.
 func (b *boot) restart(ctx context.Context, path string) error {
+	where := ""
 	if b.inventory.Firmware == "uefi" {
 		if _, err := b.m.BootEntry(path, true); err != nil {
 			b.log.Warn("the firmware goes its usual way", "err", err)
+		} else {
+			where = api.ToDisk
 		}
 	}
-	return b.leave(ctx, "reboot", b.m.Reboot)
+	return b.leaveFor(ctx, "reboot", where, b.m.Reboot)
 }
 
 // maintain does nothing, until the server says something else.
@@ -355,8 +358,13 @@ func (b *boot) kexec(ctx context.Context, path string) error {
 
 // leave ends the appliance by doing what the name says.
 func (b *boot) leave(ctx context.Context, name string, do func() error) error {
-	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepLeaving})
-	b.print("%s leaving: %s", steps.Uptime(), name)
+	return b.leaveFor(ctx, name, "", do)
+}
+
+// leaveFor is leave with a word on where it leads: api.ToDisk, or nothing.
+func (b *boot) leaveFor(ctx context.Context, name, where string, do func() error) error {
+	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepLeaving, Message: where})
+	b.print("%s leaving: %s %s", steps.Uptime(), name, where)
 	flush, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := b.events.Flush(flush); err != nil {
