@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 
 	"huck/imager/api"
 	"huck/imager/image"
+	"huck/imager/personal"
 )
 
 type assignCmd struct {
@@ -22,9 +24,10 @@ type assignCmd struct {
 	Then  string `default:"kexec" placeholder:"WHAT" help:"After the installation: kexec (default), reboot, poweroff or wait."`
 	Tries int    `default:"3" placeholder:"N" help:"Stop after N installations in a row that did not complete (${default})."`
 
-	Grow       bool   `help:"Let the last partition and its filesystem take all the room of a larger disk."`
-	Confirm    bool   `help:"A person at the machine's console has to type the target's serial number first."`
-	Duplicates string `default:"warn" placeholder:"WHAT" help:"Where a UUID, label or volume group of the image is on another disk of the machine, too: warn (default) or refuse."`
+	Grow        bool   `help:"Let the last partition and its filesystem take all the room of a larger disk."`
+	Confirm     bool   `help:"A person at the machine's console has to type the target's serial number first."`
+	Duplicates  string `default:"warn" placeholder:"WHAT" help:"Where a UUID, label or volume group of the image is on another disk of the machine, too: warn (default) or refuse."`
+	Personalise string `placeholder:"FILE" help:"A JSON document that makes each machine's system its own (hostname, keys, network, files, scripts), see bootserver/PERSONALISE.md."`
 }
 
 // Run assigns an image to a node, or to a group.
@@ -46,8 +49,12 @@ func (c *assignCmd) Run(a *app) error {
 	if err := how.Check(); err != nil {
 		return usageError{err}
 	}
+	document, err := readDocument(c.Personalise)
+	if err != nil {
+		return usageError{err}
+	}
 	var got api.Assignment
-	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then, Tries: c.Tries, InstallOptions: how}
+	req := api.AssignRequest{Ref: c.Ref, Disk: c.Disk, EveryBoot: c.EveryBoot, Then: then, Tries: c.Tries, InstallOptions: how, Personalise: document}
 	if err := c.call(a.ctx, http.MethodPut, req, &got, api.PathNodes, c.Node, "assignment"); err != nil {
 		return err
 	}
@@ -56,6 +63,21 @@ func (c *assignCmd) Run(a *app) error {
 	}
 	_, err = fmt.Fprintf(a.env.Stdout, "%s is assigned %s\n", c.Node, got.Ref)
 	return err
+}
+
+// readDocument reads and checks the file that --personalise names, if any.
+func readDocument(name string) (json.RawMessage, error) {
+	if name == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(name)
+	if err == nil {
+		_, err = personal.Parse(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--personalise %s: %w", name, err)
+	}
+	return b, nil
 }
 
 type unassignCmd struct {

@@ -151,6 +151,9 @@ func handedOut(rec *record) string {
 // Errors wrap ErrNotFound or ErrInvalid or are the store's.
 func (r *Registry) Assign(ctx context.Context, name string, req api.AssignRequest, resolved api.Resolved) (api.Assignment, error) {
 	w, err := wish(req, resolved)
+	if err == nil {
+		w.Document, err = r.keepDocument(ctx, name, w, req.Personalise)
+	}
 	if err != nil {
 		return api.Assignment{}, err
 	}

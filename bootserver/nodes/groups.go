@@ -125,10 +125,14 @@ func (r *Registry) Group(ctx context.Context, name string, req api.GroupRequest)
 		}
 	}
 	for _, n := range members {
+		index := r.freeIndex(name)
 		rec, err := r.update(ctx, n, func(rec *record) error {
 			if req.Remove {
 				rec.leaveGroup()
 			} else {
+				if rec.Group != name {
+					rec.Index = index
+				}
 				rec.inherit(g)
 			}
 			return nil
@@ -197,6 +201,22 @@ func (r *Registry) members(name string) []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// freeIndex returns the lowest number that no member of a group has; the caller
+// holds grouping. A member keeps its number, whoever comes and goes.
+func (r *Registry) freeIndex(name string) int {
+	taken := map[int]bool{}
+	for _, n := range r.all() {
+		if rec, _ := n.look(); rec.Group == name {
+			taken[rec.Index] = true
+		}
+	}
+	for i := 0; ; i++ {
+		if !taken[i] {
+			return i
+		}
+	}
 }
 
 // assignGroup gives a group an assignment, or takes it away (nil), and with it

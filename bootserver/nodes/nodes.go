@@ -42,6 +42,7 @@ func invalid(format string, a ...any) error {
 type Store interface {
 	Get(ctx context.Context, key string) ([]byte, error)
 	Put(ctx context.Context, key string, value []byte) error
+	Delete(ctx context.Context, key string) error
 	List(ctx context.Context, prefix string) (map[string][]byte, error)
 }
 
@@ -75,6 +76,7 @@ type node struct {
 	progress *api.Progress
 	lastSeen time.Time
 	changed  chan struct{} // closed and replaced when the record changes
+	keys     sync.Mutex    // held while host keys are made
 }
 
 // Open reads the registry from the store. note receives the events of nodes
@@ -95,7 +97,11 @@ func Open(ctx context.Context, store Store, note func(api.Event)) (*Registry, er
 			return nil, fmt.Errorf("nodes: %w", err)
 		}
 	}
-	return r, r.reconcile(ctx)
+	if err := r.reconcile(ctx); err != nil {
+		return nil, err
+	}
+	// Before anybody can assign: a document is stored before the node that wants it.
+	return r, r.dropDocuments(ctx)
 }
 
 // load reads the records.

@@ -38,6 +38,13 @@ func (s *kv) Put(_ context.Context, key string, value []byte) error {
 	return nil
 }
 
+func (s *kv) Delete(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, key)
+	return nil
+}
+
 func (s *kv) List(_ context.Context, prefix string) (map[string][]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -33,6 +33,8 @@ type record struct {
 	Group       string `json:"group,omitempty"`
 	Inherited   *want  `json:"inherited,omitempty"`
 	GroupSerial uint64 `json:"group_serial,omitempty"`
+	// Index is the node's number in its group, from 0, given when it joined.
+	Index int `json:"index,omitempty"`
 	// Maintenance keeps the node in the rescue shell.
 	Maintenance bool `json:"maintenance,omitempty"`
 
@@ -83,6 +85,8 @@ type want struct {
 	// Tries is how many installations in a row may fail.
 	Tries int `json:"tries,omitempty"`
 	api.InstallOptions
+	// Document names the personalisation, see documentKey; empty if there is none.
+	Document string `json:"document,omitempty"`
 }
 
 // String tells it in a few words.
@@ -181,6 +185,7 @@ func (r *record) assignment() api.Assignment {
 	if w != nil {
 		a.Ref, a.Digest, a.Disk, a.EveryBoot, a.Then = w.Ref, w.Digest, w.Disk, w.EveryBoot, w.Then
 		a.InstallOptions = w.InstallOptions
+		a.Personalise = w.Document != ""
 	}
 	switch {
 	case r.Maintenance:

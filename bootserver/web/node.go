@@ -11,6 +11,7 @@ import (
 
 	"huck/imager/api"
 	"huck/imager/origin"
+	"huck/imager/personal"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 	// disks, 256 events.
 	maxInventory = 256 << 10
 	maxReport    = 4 << 20
-	maxAssign    = 64 << 10
+	maxAssign    = personal.MaxDocument + 64<<10
 	// readTime is what a client may take to send a body, answerTime to take a
 	// short answer.
 	readTime   = 20 * time.Second
@@ -106,6 +107,19 @@ func parseAfter(r *http.Request) (after uint64, hold bool, err error) {
 		return 0, false, fmt.Errorf("%w: after=%.40q is no serial", errBody, s)
 	}
 	return after, true, nil
+}
+
+// personality answers with what makes the node's system its own, private keys
+// included. It is not to stay in any cache.
+func (s *server) personality(w http.ResponseWriter, r *http.Request) {
+	setWriteDeadline(w, sendTime)
+	p, err := s.Nodes.Personality(r.Context(), r.PathValue("node"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	origin.WriteJSON(w, http.StatusOK, p)
 }
 
 func (s *server) report(w http.ResponseWriter, r *http.Request) {

@@ -70,6 +70,7 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("POST "+api.PathNodes, s.register)
 	mux.HandleFunc("GET "+api.PathNodes+"/{node}/assignment", s.asNode(s.assignment))
 	mux.HandleFunc("POST "+api.PathNodes+"/{node}/events", s.asNode(s.report))
+	mux.HandleFunc("GET "+api.PathNodes+"/{node}/personality", s.asNode(s.personality))
 	mux.Handle("GET "+api.PathRefs, deadline(s.Images))
 	mux.Handle("GET "+api.PathImages, deadline(s.Images))
 	mux.HandleFunc("GET "+api.PathNodes, s.here(s.list))
@@ -90,7 +91,7 @@ func Handler(cfg Config) http.Handler {
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.Is(err, nodes.ErrNotFound), errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, nodes.ErrNotFound), errors.Is(err, nodes.ErrNothing), errors.Is(err, store.ErrNotFound):
 		origin.WriteError(w, http.StatusNotFound, "not_found", err)
 	case errors.As(err, &tooLarge):
 		origin.WriteError(w, http.StatusRequestEntityTooLarge, "bad_request", err)

@@ -47,6 +47,13 @@ func (s *kv) Put(_ context.Context, key string, value []byte) error {
 	return nil
 }
 
+func (s *kv) Delete(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, key)
+	return nil
+}
+
 func (s *kv) List(_ context.Context, prefix string) (map[string][]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,6 +239,7 @@ func TestWhoMayWhat(t *testing.T) {
 		{"GET", "/boot/ipxe", "", 200, 200, 200, 200},
 		{"GET", path + "/assignment", "", 401, 200, 403, 401},
 		{"POST", path + "/events", "[]", 401, 204, 403, 401},
+		{"GET", path + "/personality", "", 401, 404, 403, 401},
 		{"GET", "/v1/images/x/manifest", "", 401, 200, 200, 200},
 		{"GET", "/v1/refs/debian", "", 401, 200, 200, 200},
 		{"GET", "/v1/nodes", "", 403, 403, 403, 200},

@@ -15,6 +15,7 @@ import (
 //	POST /v1/nodes                          Inventory → Registered
 //	GET  /v1/nodes/NODE/assignment?after=N  → Assignment; held up to LongPoll while its Serial is still N
 //	POST /v1/nodes/NODE/events              []Event → 204
+//	GET  /v1/nodes/NODE/personality         → personal.Personality; holds private keys
 //
 // All but the first need the token of Registered.
 //
@@ -180,6 +181,8 @@ type AssignRequest struct {
 	// 0 is DefaultTries.
 	Tries int `json:"tries,omitempty"`
 	InstallOptions
+	// Personalise is a personal.Document; empty leaves the image as it is.
+	Personalise json.RawMessage `json:"personalise,omitempty"`
 }
 
 // DefaultTries is how many installations of an assignment may fail in a row.
@@ -226,6 +229,8 @@ type Assignment struct {
 	// Why tells people why a node waits in spite of an assignment.
 	Why string `json:"why,omitempty"`
 	InstallOptions
+	// Personalise is set if the node is to fetch its personality and apply it.
+	Personalise bool `json:"personalise,omitempty"`
 }
 
 // Node is what the server knows of a machine.

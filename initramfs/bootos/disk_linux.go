@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/usedmap"
+	"huck/initramfs/rootfs"
 )
 
 // Disk is a disk whose filesystems are mounted for reading, none of them
@@ -80,14 +81,46 @@ func mountPart(p partition, dir string) (Volume, string, error) {
 		return Volume{}, "", errors.Join(err, unix.Unmount(where, unix.MNT_DETACH))
 	}
 	// The root keeps its folder open: FS outlives it only as far as the file descriptor does.
-	return Volume{Partition: p.number, UUID: strings.ToLower(found.UUID), Label: found.Label, FS: rootFS{root}}, where, nil
+	return Volume{Partition: p.number, UUID: strings.ToLower(found.UUID), Label: found.Label, FS: rootfs.FS{Root: root}}, where, nil
+}
+
+// Filesystem is a filesystem on a partition, or on a disk without any.
+type Filesystem struct {
+	// Node is the device node, Partition its number, 0 for the whole disk.
+	Node      string
+	Partition int
+	// Kind is the kernel's name for it: ext4, xfs, btrfs or vfat.
+	Kind string
+	// UUID and Label are as in Volume.
+	UUID, Label string
+}
+
+// Filesystems lists those of a disk that Mount would mount.
+func Filesystems(node string) ([]Filesystem, error) {
+	parts, err := partitions(node)
+	if err != nil {
+		return nil, err
+	}
+	var list []Filesystem
+	for _, p := range parts {
+		f, err := os.Open(p.node)
+		if err != nil {
+			return nil, fmt.Errorf("bootos: %w", err)
+		}
+		found, err := usedmap.Identify(f, math.MaxInt64)
+		f.Close()
+		if _, ok := mountOptions[found.Content]; ok && err == nil {
+			list = append(list, Filesystem{p.node, p.number, found.Content, strings.ToLower(found.UUID), found.Label})
+		}
+	}
+	return list, nil
 }
 
 // Close unmounts everything.
 func (d *Disk) Close() error {
 	var errs []error
 	for i, v := range d.Volumes {
-		errs = append(errs, v.FS.(rootFS).root.Close())
+		errs = append(errs, v.FS.(rootfs.FS).Root.Close())
 		if err := unix.Unmount(d.mounts[i], 0); err != nil {
 			errs = append(errs, fmt.Errorf("bootos: unmount %s: %w", d.mounts[i], err))
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"github.com/u-root/u-root/pkg/boot/linux"
@@ -102,5 +101,3 @@ func Reboot() error {
 	}
 	return nil
 }
-
-var _ fs.FS = rootFS{}

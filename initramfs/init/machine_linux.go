@@ -13,11 +13,15 @@ import (
 	"huck/imager/api"
 	"huck/imager/disk"
 	"huck/imager/inspect"
+	"huck/imager/personal"
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/efiboot"
+	"huck/initramfs/installed"
 	"huck/initramfs/inventory"
 	"huck/initramfs/network"
+	"huck/initramfs/personalise"
+	"huck/initramfs/scripts"
 )
 
 // thisMachine is the machine that we run on.
@@ -57,6 +61,46 @@ func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Resu
 }
 
 func (m *thisMachine) Reread(path string) error { return disk.Reread(path) }
+
+func (m *thisMachine) Personalise(path string, p *personal.Personality) (said string, err error) {
+	err = m.inside(path, p, func(sys *installed.System) (err error) {
+		said, err = personalise.Apply(personalise.System{FS: sys.FS, Writable: sys.Writable}, p)
+		return err
+	})
+	return said, err
+}
+
+func (m *thisMachine) ScriptHere(ctx context.Context, s personal.Script, cfg scripts.Config) error {
+	return scripts.Here(ctx, "/proc/self/exe", s, cfg)
+}
+
+func (m *thisMachine) ScriptsThere(ctx context.Context, path string, p *personal.Personality, cfg scripts.Config) error {
+	return m.inside(path, p, func(sys *installed.System) error {
+		if err := scripts.Prepare(sys); err != nil {
+			return err
+		}
+		for _, s := range p.Scripts.After {
+			cfg.Line("script " + s.Name)
+			if err := scripts.In(ctx, sys, s, cfg); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// inside does something with the system on the disk mounted for writing.
+func (m *thisMachine) inside(path string, p *personal.Personality, do func(*installed.System) error) error {
+	if err := os.MkdirAll(mountDir, 0o755); err != nil {
+		return err
+	}
+	sys, err := installed.Mount(path, mountDir, p.Root, m.log)
+	if err != nil {
+		return err
+	}
+	// What stands on the disk for good is known when it is unmounted.
+	return errors.Join(do(sys), sys.Close())
+}
 
 // Activity is the disk's line of statistics (Documentation/admin-guide/iostats.rst).
 func (m *thisMachine) Activity(path string) string {

@@ -18,11 +18,13 @@ import (
 
 	"huck/imager/api"
 	"huck/imager/image"
+	"huck/imager/personal"
 	"huck/imager/receive"
 	"huck/initramfs/bootos"
 	"huck/initramfs/cmdline"
 	"huck/initramfs/efiboot"
 	"huck/initramfs/network"
+	"huck/initramfs/scripts"
 	"huck/initramfs/server"
 	"huck/initramfs/steps"
 )
@@ -51,7 +53,8 @@ type bootServer struct {
 	mu      sync.Mutex
 	a       api.Assignment
 	changed chan struct{}
-	deaf    int // so many posts of events fail
+	deaf    int    // so many posts of events fail
+	persona string // what the node is to be, JSON
 }
 
 func (s *bootServer) assign(a api.Assignment) {
@@ -66,6 +69,8 @@ func (s *bootServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/v1/nodes":
 		json.NewEncoder(w).Encode(api.Registered{Node: "n1", Token: "t"})
+	case r.URL.Path == "/v1/nodes/n1/personality":
+		s.personality(w)
 	case r.URL.Path == "/v1/nodes/n1/events":
 		s.mu.Lock()
 		deaf := s.deaf > 0
@@ -87,6 +92,17 @@ func (s *bootServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.poll(w, r)
 	}
+}
+
+func (s *bootServer) personality(w http.ResponseWriter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.persona == "" {
+		w.WriteHeader(http.StatusBadRequest)
+		json.NewEncoder(w).Encode(&api.Error{Code: "bad_request", Message: "hostname: no such fact"})
+		return
+	}
+	fmt.Fprint(w, s.persona)
 }
 
 func (s *bootServer) poll(w http.ResponseWriter, r *http.Request) {
@@ -118,6 +134,8 @@ type fakeMachine struct {
 	entry    error // of the firmware
 	firmware string
 	kexec    error
+	script   map[string]error // by the script's name
+	persona  error
 }
 
 func (m *fakeMachine) Inventory() api.Inventory {
@@ -136,6 +154,27 @@ func (m *fakeMachine) PowerOff() error        { m.add("poweroff"); return nil }
 func (m *fakeMachine) BootEntry(path string, next bool) (efiboot.Entry, error) {
 	m.add("boot entry for %s, next %v", path, next)
 	return efiboot.Entry{Number: 4, Loader: `\EFI\x.efi`}, m.entry
+}
+
+func (m *fakeMachine) Personalise(path string, p *personal.Personality) (string, error) {
+	m.add("personalise %s as %s", path, p.Hostname)
+	return "", m.persona
+}
+
+func (m *fakeMachine) ScriptHere(_ context.Context, s personal.Script, cfg scripts.Config) error {
+	m.add("here %s with %v", s.Name, cfg.Env)
+	cfg.Line("said by " + s.Name)
+	return m.script[s.Name]
+}
+
+func (m *fakeMachine) ScriptsThere(_ context.Context, path string, p *personal.Personality, cfg scripts.Config) error {
+	for _, s := range p.Scripts.After {
+		m.add("there %s on %s", s.Name, path)
+		if err := m.script[s.Name]; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *fakeMachine) Reread(path string) error {

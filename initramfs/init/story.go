@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"time"
 
 	"huck/imager/api"
@@ -66,6 +67,7 @@ type machine interface {
 	Contents(d api.Disk) ([]api.Content, error)
 	Receive(ctx context.Context, cfg receive.Config) (api.Result, error)
 	Reread(path string) error
+	personaliser
 	// Activity returns something else whenever the disk has done something.
 	Activity(path string) string
 	// Load finds the system on the disk and loads it for kexec.
@@ -239,17 +241,19 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	}
 	var target api.Disk
 	var result api.Result
-	for _, s := range []steps.Step{
+	before, after := b.personalising(a, &target)
+	for _, s := range slices.Concat(before, []steps.Step{
 		{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)},
 		{Name: "confirm", Silence: confirmSilence, Tries: 1, Do: b.confirm(&a, &target)},
 		{Name: "receive", Silence: 10 * time.Minute, Tries: 5, Do: b.receive(a, &target, &result)},
 		{Name: "partitions", Silence: time.Minute, Tries: 5, Do: func(context.Context, func()) (string, error) {
 			return "", b.m.Reread(target.Path)
 		}},
+	}, after, []steps.Step{
 		{Name: "firmware", Silence: time.Minute, Tries: 1, Do: b.firmware(&target)},
 		// Without end: a server that does not know it would image the disk again at the next start.
 		{Name: "report", Silence: time.Minute, Do: b.report(&result)},
-	} {
+	}) {
 		if err := b.run.Run(ctx, s); err != nil {
 			return err
 		}

@@ -17,11 +17,13 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/personal"
 )
 
 const (
-	// maxAnswer bounds what a boot server may answer to an API call.
-	maxAnswer = 1 << 20
+	// maxAnswer bounds what a boot server may answer to an API call: six times
+	// personal.MaxRendered, should JSON have to escape all of it.
+	maxAnswer = 8 << 20
 	// callTime bounds a call that the server answers at once.
 	callTime = 20 * time.Second
 )
@@ -117,6 +119,17 @@ func (c *Client) Assignment(ctx context.Context, after uint64) (api.Assignment, 
 		return api.Assignment{}, fmt.Errorf("server: assignment from %s: %w", c.base, err)
 	}
 	return a, nil
+}
+
+// Personality asks what the installed system is to be made. It holds secrets.
+func (c *Client) Personality(ctx context.Context) (*personal.Personality, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	var b json.RawMessage
+	if err := c.call(ctx, c.authed, http.MethodGet, c.nodePath("personality"), nil, &b); err != nil {
+		return nil, fmt.Errorf("server: personality from %s: %w", c.base, err)
+	}
+	return personal.ParsePersonality(b)
 }
 
 // Post sends events.
