@@ -3,9 +3,13 @@
 // installed system does, and then obeys a few words typed there:
 //
 //	rewrite N SEED   overwrite N of the files below /data with other bytes
+//	cat FILE         print a file
+//	write FILE TEXT  make a file
 //	poweroff         unmount cleanly and switch the machine off
 //
-// Each is answered by a line "ok WORD" or "failed WORD: cause".
+// Each is answered by a line "ok WORD" or "failed WORD: cause". Called as the
+// interpreter of a script (#!/sbin/init) it obeys the lines of that file, and
+// ends with 1 at the first that fails.
 package main
 
 import (
@@ -20,6 +24,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Getpid() != 1 {
+		if err := script(os.Args[1]); err != nil {
+			fmt.Println("failed", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "init: this is PID 1 of a test's operating system; it does nothing elsewhere")
 		os.Exit(2)
@@ -60,7 +71,33 @@ func setUp() error {
 	return os.WriteFile("/booted", []byte("yes\n"), 0o644)
 }
 
+// script obeys a file, comments apart.
+func script(name string) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		if err := obey(os.ExpandEnv(line)); err != nil {
+			return fmt.Errorf("%s: %w", line, err)
+		}
+	}
+	return nil
+}
+
 func obey(line string) error {
+	if name, ok := strings.CutPrefix(line, "cat "); ok {
+		b, err := os.ReadFile(name)
+		fmt.Printf("%s\n", b)
+		return err
+	}
+	if rest, ok := strings.CutPrefix(line, "write "); ok {
+		name, text, _ := strings.Cut(rest, " ")
+		return os.WriteFile(name, []byte(text+"\n"), 0o644)
+	}
 	var n, seed int
 	if _, err := fmt.Sscanf(line, "rewrite %d %d", &n, &seed); err == nil {
 		return rewrite(n, uint64(seed))
