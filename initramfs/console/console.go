@@ -1,7 +1,11 @@
-// Package console talks to the people in front of a machine: every console
-// that the kernel knows gets every line, one that does not take it (a serial
-// line held by flow control) loses it and holds nobody up, and pressing Enter
-// on any of them opens a shell there, once that is offered.
+// Package console talks to the people in front of a machine. Every console that
+// the kernel knows gets everything: one that is a terminal (it says so when it
+// is asked) as a screen that stays calm, one that is not, a log at the end of a
+// serial line, as lines. One that does not take what it gets (a serial line held
+// by flow control) loses it and holds nobody up.
+//
+// Keys, on any of them: s or Enter opens a shell there, r tries again what
+// failed, b reboots and p powers off, both once y confirms it.
 package console
 
 import (
@@ -16,68 +20,43 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"huck/imager/api"
 )
 
 // Console is all consoles of a machine.
 type Console struct {
-	ttys []*tty
-	hear sync.Once // listens
-	wg   sync.WaitGroup
-	ctx  context.Context // until Close
-	stop context.CancelFunc
+	ttys             []*tty
+	board            board
+	writers, readers sync.WaitGroup
+	stop             context.CancelFunc
 
-	mu sync.Mutex
-	// shell is what Enter opens, with shellCtx; nil while it is not offered.
-	shell    Shell
-	shellCtx context.Context
-	// answer takes what is typed while a question is open.
-	answer chan string
+	mu      sync.Mutex
+	actions *Actions // nil until offered
+	asking  *asking  // the question that waits for a line
+	pending func()   // what y confirms
+	asked   int      // questions so far
 }
 
-// Shell runs on the tty with that path until it ends.
-type Shell func(ctx context.Context, tty string) error
-
-// errNoKeyboard says that none of the consoles can be typed on.
-var errNoKeyboard = errors.New("console: nothing can be typed on any console")
-
-// depth is how many lines wait for a slow console before they are lost: at
-// 115200 baud a second's worth.
-const depth = 128
-
-// tty is one console.
-type tty struct {
-	path  string
-	out   io.Writer // where there is no file
-	lines chan string
-
-	mu   sync.Mutex
-	file *os.File // nil where nothing can be typed
-	lost int
-	held bool // a shell has the tty
+// Actions is what keys do. None may block, but for Shell.
+type Actions struct {
+	// Shell runs a shell on the tty with that path until it ends.
+	Shell                   func(ctx context.Context, tty string) error
+	Retry, Reboot, PowerOff func()
 }
 
-// open opens the tty, anew if it was open: non-blocking, so that neither a
-// missing carrier nor a full line can hold us up.
-func (t *tty) open() error {
-	f, err := os.OpenFile(t.path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return fmt.Errorf("console: %w", err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.file != nil {
-		_ = t.file.Close() // nothing written is lost by it
-	}
-	t.file = f
-	return nil
-}
-
-// typed returns the file to read from.
-func (t *tty) typed() *os.File {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.file
-}
+const (
+	// depth is how many lines wait for a slow console before they are lost: at
+	// 115200 baud a second's worth.
+	depth = 128
+	// redraw is how often a screen is brought up to date. What changes in half a
+	// second is a few hundred bytes, some hundredths of a serial line.
+	redraw = 500 * time.Millisecond
+	// refresh is how often it is written anew, for what the kernel wrote over it.
+	refresh = 20 * time.Second
+	// questionTime is how long a question waits.
+	questionTime = 10 * time.Second
+)
 
 // Open opens the consoles that are active according to sysfs, e.g. "tty0
 // ttyS0" in /sys/class/tty/console/active. Lines go to fallback where none can
@@ -110,10 +89,14 @@ func New(w io.Writer) *Console { return start([]*tty{{out: w}}) }
 
 func start(ttys []*tty) *Console {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Console{ttys: ttys, ctx: ctx, stop: cancel}
+	c := &Console{ttys: ttys, stop: cancel}
 	for _, t := range ttys {
 		t.lines = make(chan string, depth)
-		c.wg.Go(func() { t.write(ctx) })
+		t.resized = make(chan [2]int, 1)
+		c.writers.Go(func() { t.write(ctx, &c.board) })
+		if t.typed() != nil {
+			c.readers.Go(func() { t.listen(ctx, c) })
+		}
 	}
 	return c
 }
@@ -127,86 +110,104 @@ func (c *Console) Close() {
 		}
 	}
 	c.stop()
-	for _, t := range c.ttys {
-		if f := t.typed(); f != nil {
-			_ = f.Close()
-		}
+	written := make(chan struct{})
+	go func() { defer close(written); c.writers.Wait() }() // ends when the files are closed, at the latest
+	select {
+	case <-written:
+	case <-time.After(time.Second):
 	}
-	c.wg.Wait()
+	for _, t := range c.ttys {
+		t.release()
+	}
+	<-written
+	c.readers.Wait()
 }
 
 // Printf writes a line, "huck: …", to every console. It never blocks.
 func (c *Console) Printf(format string, args ...any) {
-	line := "huck: " + strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\nhuck:   ") + "\r\n"
+	text := fmt.Sprintf(format, args...)
+	c.board.say(text)
+	c.line(text)
+}
+
+// Logf writes a line only where there is no screen that tells the same better.
+func (c *Console) Logf(format string, args ...any) { c.line(fmt.Sprintf(format, args...)) }
+
+func (c *Console) line(text string) {
+	line := "huck: " + strings.ReplaceAll(text, "\n", "\nhuck:   ") + "\r\n"
 	for _, t := range c.ttys {
-		t.mu.Lock()
-		if !t.held {
-			select {
-			case t.lines <- line:
-			default:
-				t.lost++
-			}
-		}
-		t.mu.Unlock()
+		t.say(line)
 	}
 }
 
-// write takes lines to the tty.
-func (t *tty) write(ctx context.Context) {
-	for {
-		select {
-		case line := <-t.lines:
-			t.mu.Lock()
-			out, lost := t.out, t.lost
-			t.lost = 0
-			if t.file != nil {
-				out = t.file
-				_ = t.file.SetWriteDeadline(time.Now().Add(5 * time.Second))
-			}
-			t.mu.Unlock()
-			if lost > 0 {
-				line = fmt.Sprintf("huck: %d lines lost, this console was too slow\r\n", lost) + line
-			}
-			// A console that fails is no reason to stop, and there is nowhere to say so.
-			_, _ = io.WriteString(out, line)
-		case <-ctx.Done():
-			return
-		}
-	}
-}
+// Event shows a step or progress on the screens.
+func (c *Console) Event(e api.Event) { c.board.event(e, time.Now()) }
 
-// Offer lets Enter open a shell on any console from now on. The shell runs
-// with the tty's path until it ends; meanwhile no lines are written there.
-// Only the first call counts.
-func (c *Console) Offer(ctx context.Context, shell Shell) {
-	c.mu.Lock()
-	if c.shell == nil {
-		c.shell, c.shellCtx = shell, ctx
-	}
-	c.mu.Unlock()
-	c.listen()
-}
-
-// Offered tells whether Offer was called.
-func (c *Console) Offered() bool {
+// Offer lets keys do something from now on. Only the first call counts.
+func (c *Console) Offer(a Actions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.shell != nil
+	if c.actions != nil {
+		return
+	}
+	c.actions = &a
+	for _, t := range c.ttys {
+		t.forget() // what was typed before answers no offer
+	}
 }
 
-// listen takes what is typed from now on, and tells whether anything can be.
-func (c *Console) listen() (can bool) {
-	for _, t := range c.ttys {
-		can = can || t.typed() != nil
+// key does what a key says; t is where it was pressed.
+func (c *Console) key(ctx context.Context, t *tty, k byte) {
+	c.mu.Lock()
+	a, confirmed, q := c.actions, c.pending, c.asking
+	c.pending = nil
+	c.mu.Unlock()
+	if q != nil && c.letter(t, q, k) || a == nil {
+		return
 	}
-	c.hear.Do(func() {
-		for _, t := range c.ttys {
-			if t.typed() != nil {
-				c.wg.Go(func() { t.listen(c) })
-			}
+	if confirmed != nil {
+		c.board.ask("")
+		if k == 'y' || k == 'Y' {
+			confirmed()
+			return
+		}
+		c.line("no, it goes on")
+		return
+	}
+	switch k {
+	case 's', 'S', '\r', '\n':
+		t.shell(ctx, c, a.Shell)
+	case 'r', 'R':
+		c.Printf("trying again, as asked for on %s", t.path)
+		a.Retry()
+	case 'b', 'B':
+		c.confirm("reboot", a.Reboot)
+	case 'p', 'P':
+		c.confirm("power off", a.PowerOff)
+	}
+}
+
+// confirm asks on all consoles. A noisy serial line must not reboot a machine.
+func (c *Console) confirm(what string, do func()) {
+	question := what + "? y does it, any other key does not"
+	if c.board.writing() {
+		question = what + "? THE DISK IS BEING WRITTEN and will not start. y does it, any other key does not"
+	}
+	c.mu.Lock()
+	c.pending = do
+	c.asked++
+	mine := c.asked
+	c.mu.Unlock()
+	c.board.ask(question)
+	c.line(question)
+	time.AfterFunc(questionTime, func() { // it touches nothing but memory
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.asked == mine && c.pending != nil {
+			c.pending = nil
+			c.board.ask("")
 		}
 	})
-	return can
 }
 
 // Main returns the path of the console that the kernel prefers, the last one;
@@ -214,7 +215,7 @@ func (c *Console) listen() (can bool) {
 func (c *Console) Main() string { return c.ttys[len(c.ttys)-1].path }
 
 // Shell runs a shell on the console with that path until it ends.
-func (c *Console) Shell(ctx context.Context, path string, shell Shell) {
+func (c *Console) Shell(ctx context.Context, path string, shell func(ctx context.Context, tty string) error) {
 	for _, t := range c.ttys {
 		if t.path == path && path != "" {
 			t.shell(ctx, c, shell)
@@ -222,25 +223,7 @@ func (c *Console) Shell(ctx context.Context, path string, shell Shell) {
 	}
 }
 
-func (t *tty) listen(c *Console) {
-	// What was typed before answers nothing.
-	if raw, err := t.typed().SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) })
-	}
-	var buf [256]byte
-	for {
-		n, err := t.typed().Read(buf[:])
-		if err != nil || c.ctx.Err() != nil {
-			return
-		}
-		// The terminal hands over whole lines; one that is too long is none.
-		if line := string(buf[:n]); strings.ContainsAny(line, "\r\n") {
-			c.typedLine(t, line)
-		}
-	}
-}
-
-func (t *tty) shell(ctx context.Context, c *Console, shell Shell) {
+func (t *tty) shell(ctx context.Context, c *Console, shell func(context.Context, string) error) {
 	c.Printf("a shell on %s; the boot goes on", t.path)
 	for len(t.lines) > 0 && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond)
@@ -253,11 +236,16 @@ func (t *tty) shell(ctx context.Context, c *Console, shell Shell) {
 	if err != nil {
 		c.Printf("shell on %s: %v", t.path, err)
 	}
-	c.Printf("the shell on %s has ended, Enter opens another", t.path)
+	c.Printf("the shell on %s has ended, s opens another", t.path)
 }
 
-func (t *tty) hold(held bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.held = held
+// forget drops what was typed and not read.
+func (t *tty) forget() {
+	f := t.typed()
+	if f == nil {
+		return
+	}
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) })
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,13 +42,10 @@ func bootMachine(ctx context.Context, report bool) int {
 	log := slog.New(&console.Handler{Print: con.Printf, Event: events.Add})
 	crashed := lastWords(events)
 
-	offer := func() {
-		if !con.Offered() {
-			con.Printf("press Enter for a shell")
-			con.Offer(ctx, rescue.OnTTY)
-		}
-	}
-	runner := &steps.Runner{Print: con.Printf, Event: events.Add, Failed: func(string, error) { offer() }}
+	hint := sync.OnceFunc(func() { con.Logf("keys: s or Enter opens a shell, r tries again, b reboots, p powers off") })
+	again := make(chan struct{}, 1)
+	runner := &steps.Runner{Print: con.Printf, Failed: func(string, error) { hint() }, Again: again,
+		Event: func(e api.Event) { con.Event(e); events.Add(e) }}
 	stopWatchdog, err := startWatchdog(runner.Overdue, func() { stuck(ctx, runner.Present(), con, events) })
 	if err != nil && !os.IsNotExist(err) {
 		log.Warn("no watchdog", "err", err)
@@ -56,13 +54,24 @@ func bootMachine(ctx context.Context, report bool) int {
 		con.Printf("huck.shell: the boot goes on when the shell ends")
 		con.Shell(ctx, con.Main(), rescue.OnTTY)
 	}
+	con.Offer(console.Actions{
+		Shell: rescue.OnTTY,
+		Retry: func() {
+			select {
+			case again <- struct{}{}:
+			default:
+			}
+		},
+		Reboot:   func() { pressed(events, con, "reboot", unix.LINUX_REBOOT_CMD_RESTART) },
+		PowerOff: func() { pressed(events, con, "poweroff", unix.LINUX_REBOOT_CMD_POWER_OFF) },
+	})
 	nets := network.New(network.Config{BootIF: opts.BootIF, Network: opts.Network, ResolvConf: "/etc/resolv.conf", Log: log})
 	go nets.Run(ctx) // until the machine is left
 
 	b := &boot{
 		opts: opts, bad: bad, net: nets, discover: network.Discover,
 		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
-		print: con.Printf, offer: offer, ask: con.Ask, log: log, run: runner, events: events, patience: diskPatience,
+		print: con.Printf, tick: con.Logf, again: again, offer: hint, ask: con.Ask, log: log, run: runner, events: events, patience: diskPatience,
 		reportOnly: report,
 	}
 	if err := b.tell(ctx); err != nil {
@@ -70,6 +79,22 @@ func bootMachine(ctx context.Context, report bool) int {
 	}
 	con.Close()
 	return 1
+}
+
+// pressed leaves the machine as somebody in front of it wants: the server hears
+// of it if it can, within a moment.
+func pressed(events *server.Queue, con *console.Console, what string, cmd int) {
+	con.Printf("%s leaving: %s, as asked for at the console", steps.Uptime(), what)
+	events.Add(api.Event{Type: api.EventLog, Message: what + ", as asked for at the console"})
+	flush, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if err := events.Flush(flush); err != nil {
+		con.Printf("last events: %v", err)
+	}
+	unix.Sync()
+	if err := power(cmd); err != nil {
+		con.Printf("%v", err)
+	}
 }
 
 // lastWords reports what a boot before this one, of the same start, left when

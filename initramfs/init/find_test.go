@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"testing"
 
+	"huck/imager/api"
+	"huck/imager/install"
 	"huck/initramfs/network"
 )
 
@@ -52,4 +54,20 @@ func TestSecondLeaseWins(t *testing.T) {
 	if got := s.boot.net.(*fakeNet).chosen; got != "lo" {
 		t.Errorf("chose %q", got)
 	}
+}
+
+// TestRetryKey: what was given up is tried again when somebody wants it.
+func TestRetryKey(t *testing.T) {
+	s := newScene(t)
+	again := make(chan struct{}, 1)
+	s.boot.again = again
+	s.machine.receives = []error{&install.Refused{Device: "/dev/sda", Why: "too small"}, nil}
+	s.server.assign(install1(api.ThenPoweroff))
+	s.start(t)
+	s.await(t, "GIVEN UP")
+	again <- struct{}{}
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+	s.order(t, "receive deb:1", "GIVEN UP", "receive deb:1", "event installed", "poweroff")
 }

@@ -45,7 +45,7 @@ func (t *tracker) progress(p api.Progress) {
 	}
 	t.told, t.done = now, p.Written+p.InPlace
 	p.Rate = int64(t.rate)
-	t.b.print("%s receive: %s", steps.Uptime(), p)
+	t.b.tick("%s receive: %s", steps.Uptime(), p)
 	t.b.run.Event(api.Event{Type: api.EventProgress, Step: "receive", Progress: &p})
 }
 

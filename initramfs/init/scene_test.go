@@ -263,7 +263,7 @@ func newScene(t *testing.T) *scene {
 		}
 	}
 	s.boot = &boot{
-		opts: cmdline.Options{}, m: s.machine, net: n, discover: s.discover, print: print, offer: func() { d.add("offer") }, ask: ask,
+		opts: cmdline.Options{}, m: s.machine, net: n, discover: s.discover, print: print, tick: print, offer: func() { d.add("offer") }, ask: ask,
 		log: slog.New(slog.DiscardHandler), events: events,
 		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
 		// The disks have been there for long: no need to let them settle.

@@ -31,7 +31,9 @@ type boot struct {
 	// discover asks a lease's link for a server: network.Discover.
 	discover func(ctx context.Context, l network.Lease) (*url.URL, error)
 	print    func(format string, args ...any)
-	offer    func() // lets people open a shell
+	tick     func(format string, args ...any) // a line that a screen tells better
+	again    <-chan struct{}                  // somebody wants what failed tried again; nil is never
+	offer    func()                           // lets people open a shell
 	// ask returns what somebody at the machine answers.
 	ask    func(ctx context.Context, question string) (string, error)
 	log    *slog.Logger
@@ -46,6 +48,8 @@ type boot struct {
 
 	// after is the serial of the last assignment carried out, or given up.
 	after uint64
+	// givenUp tells that it was the latter.
+	givenUp bool
 	// stay is set by "then wait": a finished machine does not start its disk on
 	// its own.
 	stay bool
@@ -120,7 +124,7 @@ func (b *boot) tell(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.after = a.Serial
+		b.after, b.givenUp = a.Serial, false
 		err = b.carryOut(ctx, a)
 		if errors.Is(err, errLeft) || ctx.Err() != nil {
 			return ctx.Err()
@@ -186,7 +190,7 @@ func (b *boot) assignment(ctx context.Context) (a api.Assignment, err error) {
 		defer waiting.Stop()
 		for {
 			alive()
-			if a, err = b.client.Assignment(ctx, b.after); err != nil {
+			if a, err = b.poll(ctx); err != nil {
 				return "", err
 			}
 			if a.Serial != b.after && b.wanted(a) {
@@ -204,6 +208,32 @@ func (b *boot) assignment(ctx context.Context) (a api.Assignment, err error) {
 		}
 	}})
 	return a, err
+}
+
+// poll asks the server what to do. Where an assignment was given up, a person
+// may want the very same tried again: then it counts as new.
+func (b *boot) poll(ctx context.Context) (api.Assignment, error) {
+	for {
+		asking, cancel := context.WithCancel(ctx)
+		pressed := make(chan bool)
+		go func() { // ends with asking
+			select {
+			case <-b.again:
+				cancel()
+				pressed <- true
+			case <-asking.Done():
+				pressed <- false
+			}
+		}()
+		a, err := b.client.Assignment(asking, b.after)
+		cancel()
+		if !<-pressed {
+			return a, err
+		}
+		if b.givenUp {
+			b.after, b.givenUp = 0, false
+		}
+	}
 }
 
 // wanted tells whether there is something to do.
@@ -385,7 +415,8 @@ func (b *boot) leaveFor(ctx context.Context, name, where string, do func() error
 // giveUp says why an assignment was not carried out; another one is waited for.
 func (b *boot) giveUp(err error) {
 	b.print("GIVEN UP: %v", err)
-	b.print("another assignment starts the work again (bootserver assign %s …), Enter opens a shell", b.client.Node())
+	b.print("r tries again, another assignment does something else (bootserver assign %s …)", b.client.Node())
+	b.givenUp = true
 	b.run.Event(api.Event{Type: api.EventLog, Message: "given up, waiting for another assignment", Error: err.Error()})
 	b.offer()
 }

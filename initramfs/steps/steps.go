@@ -41,6 +41,8 @@ type Runner struct {
 	Event func(api.Event)
 	// Failed is called after each failed try.
 	Failed func(step string, err error)
+	// Again ends the pause before the next try; nil never does.
+	Again <-chan struct{}
 
 	// overdue is when the present step's silence is over, in Unix nanoseconds.
 	overdue atomic.Int64
@@ -108,10 +110,21 @@ func (r *Runner) Run(ctx context.Context, s Step) error {
 		}
 		pause := wait/2 + rand.N(wait/2+1) // a fleet must not come back in step
 		r.overdue.Store(time.Now().Add(pause + s.Silence).UnixNano())
-		if err := Sleep(ctx, pause); err != nil {
+		if err := r.pause(ctx, pause); err != nil {
 			return err
 		}
 	}
+}
+
+// pause sleeps, unless somebody wants the next try now.
+func (r *Runner) pause(ctx context.Context, d time.Duration) error {
+	sleep, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-sleep.Done():
+	case <-r.Again:
+	}
+	return ctx.Err()
 }
 
 // try runs a step once, cancelled if it stays silent for too long.

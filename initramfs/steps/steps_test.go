@@ -177,3 +177,23 @@ func TestCancelled(t *testing.T) {
 		}
 	})
 }
+
+// TestAgain: somebody who wants the next try now does not wait for its time.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := runner()
+		again := make(chan struct{}, 1)
+		r.Again = again
+		again <- struct{}{}
+		tries, start := 0, time.Now()
+		err := r.Run(t.Context(), steps.Step{Name: "x", Silence: time.Minute, Do: func(context.Context, func()) (string, error) {
+			if tries++; tries == 1 {
+				return "", errors.New("not yet")
+			}
+			return "", nil
+		}})
+		if took := time.Since(start); err != nil || tries != 2 || took != 0 {
+			t.Errorf("%d tries took %v, %v", tries, took, err)
+		}
+	})
+}
