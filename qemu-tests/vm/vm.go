@@ -43,6 +43,9 @@ type Config struct {
 	Memory int
 	// LogDir is where consoles and packet captures are kept.
 	LogDir string
+	// DeadCards have a link and nobody at its other end; the machine finds them
+	// before its real one.
+	DeadCards int
 }
 
 // Machine is a virtual machine that is on or off.
@@ -131,6 +134,7 @@ func (m *Machine) args() []string {
 			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+disk,
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s", id, m.cfg.Name, id))
 	}
+	args = append(args, m.deadCards()...)
 	if m.cfg.Network != nil {
 		args = append(args,
 			"-netdev", "tap,id=net0,vnet_hdr=off,script=no,downscript=no,ifname="+m.tap, // plain frames in the capture
