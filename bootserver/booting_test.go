@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"log/slog"
 	"net/netip"
 	"net/url"
 	"os"
@@ -66,7 +67,7 @@ func (noStore) List(context.Context, string) (map[string][]byte, error) {
 // replies there, byte by byte.
 func TestBootingExamples(t *testing.T) {
 	server := &url.URL{Scheme: "http", Host: "10.0.0.1:8480"}
-	s := &site{url: server, files: boot.Folder(netboot(t))}
+	s := newTold(&site{url: server, files: boot.Folder(netboot(t)), log: slog.New(slog.DiscardHandler)})
 	own := netip.MustParsePrefix("10.0.0.1/24")
 	pool, err := dhcp.ParsePool("10.0.0.50-10.0.0.250")
 	if err != nil {

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,11 +25,16 @@ const BootServerPort = 4011
 // jumbo frames to be told from it.
 const maxMessage = 4096
 
+// maxAtOnce bounds the requests that are being answered at once. Most take no
+// time; one that needs a look whether an address is free takes half a second.
+const maxAtOnce = 128
+
 // Handler makes the answer to a request that came at now. An error that wraps
 // ErrIgnored is no failure: the protocol wants silence.
 type Handler func(ctx context.Context, req *dhcpv4.DHCPv4, now time.Time) (*dhcpv4.DHCPv4, error)
 
-// ServerConfig is what a Server needs.
+// ServerConfig is what a Server needs. Handlers are called by several goroutines
+// at once.
 type ServerConfig struct {
 	// Interface is the only one served.
 	Interface *net.Interface
@@ -110,6 +116,9 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (p *port) run(ctx context.Context) error {
+	var answering errgroup.Group
+	answering.SetLimit(maxAtOnce)
+	defer answering.Wait()
 	buf := make([]byte, maxMessage)
 	for {
 		n, _, from, err := p.conn.ReadFrom(buf)
@@ -119,12 +128,14 @@ func (p *port) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("dhcp: read on %s: %v", p.cfg.Interface.Name, err)
 		}
-		p.serve(ctx, buf[:n], from)
+		b := bytes.Clone(buf[:n])
+		if !answering.TryGo(func() error { p.serve(ctx, b, from); return nil }) {
+			p.cfg.Log.Warn("dhcp: too many requests at once; the client will ask again", "peer", from)
+		}
 	}
 }
 
-// serve answers one datagram. One at a time: what is slow is the disk, and a
-// client that gets no answer asks again.
+// serve answers one datagram.
 func (p *port) serve(ctx context.Context, b []byte, from net.Addr) {
 	req, err := dhcpv4.FromBytes(b)
 	if err != nil {

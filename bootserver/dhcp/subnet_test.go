@@ -215,25 +215,3 @@ func TestRival(t *testing.T) {
 		t.Errorf("rivals %q", rivals)
 	}
 }
-
-// TestFlood: a hundred thousand machines that do not exist take the pool and no
-// more, neither memory nor disk, and who has a lease keeps it.
-func TestFlood(t *testing.T) {
-	g := newRig(t, "10.0.0.100-10.0.0.131")
-	g.want("ack 10.0.0.110", request, 1, us, "req=10.0.0.110")
-	offered := 0
-	for n := range 100000 {
-		hw := net.HardwareAddr{6, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
-		if m, err := g.handle(dhcpv4.WithMessageType(discover), dhcpv4.WithHwAddr(hw)); err == nil && m != nil {
-			offered++
-		}
-		if n%1000 == 0 {
-			g.now = g.now.Add(time.Second)
-		}
-	}
-	if offered > 31*3 || len(g.store.m) != 32 {
-		t.Errorf("%d offers, %d leases in the store", offered, len(g.store.m))
-	}
-	g.want("ack 10.0.0.110", request, 1, "ci=10.0.0.110")
-	g.want("offer 10.0.0.110", discover, 1)
-}

@@ -1,0 +1,7 @@
+package dhcp
+
+// The bytes of ARP, for tests.
+var (
+	ARPFrame = arpFrame
+	ARPUser  = arpUser
+)
