@@ -37,7 +37,11 @@ func (v verdict) String() string {
 	if v.Least {
 		sign = "at least"
 	}
-	return fmt.Sprintf("%s  %s n=%d: %s %.3f, bar: %s %.3f", word, v.Scenario, v.N, v.What, v.Figure, sign, v.Limit)
+	where := v.Scenario
+	if v.N > 0 {
+		where += fmt.Sprintf(" n=%d", v.N)
+	}
+	return fmt.Sprintf("%s  %s: %s %.3f, bar: %s %.3f", word, where, v.What, v.Figure, sign, v.Limit)
 }
 
 // judge holds a scenario's bars against huck's results. That every receiver is

@@ -1,6 +1,7 @@
 // Command bench measures Huck beside other programs that do the same, in the
 // same run on the same machine, and holds the figures against the project's
-// bars. It needs root and what build/bootstrap.sh bench installs.
+// bars. It needs what build/bootstrap.sh bench installs and, where it makes
+// networks, root.
 package main
 
 import (
@@ -24,8 +25,9 @@ type Env struct{ Stdout, Stderr io.Writer }
 
 // cli is the whole command line.
 type cli struct {
-	Cast castCmd `cmd:"" help:"Multicast to many receivers, beside udpcast and uftp."`
-	Soak soakCmd `cmd:"" help:"Install over and over under random faults, and compare every target."`
+	Cast  castCmd  `cmd:"" help:"Multicast to many receivers, beside udpcast and uftp."`
+	Image imageCmd `cmd:"" help:"Capture and install a disk, beside partclone, zstd and dd."`
+	Soak  soakCmd  `cmd:"" help:"Install over and over under random faults, and compare every target."`
 }
 
 // errUsage is about the words on the command line.
