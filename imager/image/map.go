@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"io"
 	"math/bits"
 )
 
@@ -48,29 +50,62 @@ func (m *Map) AppendBinary(b []byte) ([]byte, error) {
 // ParseMap reads a map's bytes and checks every entry against a disk of
 // diskSize bytes.
 func ParseMap(b []byte, diskSize int64) (*Map, error) {
-	if len(b) < mapHeader || string(b[:8]) != mapMagic {
-		return nil, fmt.Errorf("image: chunk map: no magic of version 1: %w", ErrFormat)
+	n, err := parseMapHeader(b)
+	if err != nil {
+		return nil, err
 	}
-	if f := binary.LittleEndian.Uint32(b[8:]); f != 0 {
-		return nil, fmt.Errorf("image: chunk map: unknown required features %#x: %w", f, ErrFormat)
-	}
-	n := binary.LittleEndian.Uint64(b[16:])
-	if n > MaxEntries || uint64(len(b)-mapHeader) != n*mapEntry {
+	if len(b)-mapHeader != n*mapEntry {
 		return nil, fmt.Errorf("image: chunk map: %d entries in %d bytes: %w", n, len(b), ErrFormat)
 	}
 	m := &Map{Entries: make([]Entry, n)}
 	for i := range m.Entries {
-		p := b[mapHeader+i*mapEntry:]
-		m.Entries[i] = Entry{
-			Region: binary.LittleEndian.Uint64(p),
-			Used:   binary.LittleEndian.Uint64(p[8:]),
-			ID:     ID(p[16:48]),
-		}
+		m.Entries[i] = parseEntry(b[mapHeader+i*mapEntry:])
 	}
 	if err := m.check(diskSize); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// parseMapHeader returns the number of entries that follow.
+func parseMapHeader(b []byte) (int, error) {
+	if len(b) < mapHeader || string(b[:8]) != mapMagic {
+		return 0, fmt.Errorf("image: chunk map: no magic of version 1: %w", ErrFormat)
+	}
+	if f := binary.LittleEndian.Uint32(b[8:]); f != 0 {
+		return 0, fmt.Errorf("image: chunk map: unknown required features %#x: %w", f, ErrFormat)
+	}
+	n := binary.LittleEndian.Uint64(b[16:])
+	if n > MaxEntries {
+		return 0, fmt.Errorf("image: chunk map: %d entries, at most %d: %w", n, MaxEntries, ErrFormat)
+	}
+	return int(n), nil
+}
+
+// parseEntry reads an entry from the first mapEntry bytes of p.
+func parseEntry(p []byte) Entry {
+	return Entry{Region: binary.LittleEndian.Uint64(p), Used: binary.LittleEndian.Uint64(p[8:]), ID: ID(p[16:48])}
+}
+
+// readMap reads the n entries of a map, and nothing behind them.
+func readMap(r io.Reader, n int, diskSize int64) (*Map, error) {
+	var header [mapHeader]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, err
+	}
+	if got, err := parseMapHeader(header[:]); err != nil || got != n {
+		return nil, errors.Join(err, fmt.Errorf("image: chunk map: %d entries instead of %d: %w", got, n, ErrFormat))
+	}
+	// More than usual disks have is only believed once it is there.
+	m := &Map{Entries: make([]Entry, 0, min(n, 1<<19))}
+	var b [mapEntry]byte
+	for range n {
+		if _, err := io.ReadFull(r, b[:]); err != nil {
+			return nil, err
+		}
+		m.Entries = append(m.Entries, parseEntry(b[:]))
+	}
+	return m, m.check(diskSize)
 }
 
 func (m *Map) check(diskSize int64) error {
@@ -113,12 +148,11 @@ const none = ^uint32(0)
 func NewLayout(m *Map, diskSize int64) (*Layout, error) {
 	n := len(m.Entries)
 	l := &Layout{diskSize: diskSize, entries: m.Entries, number: make([]uint32, n), next: make([]uint32, n)}
-	last := make(map[ID]uint32, n) // ID → its latest entry
+	last := newLatest(m.Entries)
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		l.next[i] = none
-		prev, seen := last[e.ID]
-		last[e.ID] = uint32(i)
+		prev, seen := last.swap(i)
 		if !seen {
 			l.number[i] = uint32(len(l.first))
 			l.first = append(l.first, uint32(i))
@@ -132,6 +166,33 @@ func NewLayout(m *Map, diskSize int64) (*Layout, error) {
 		l.next[prev] = uint32(i)
 	}
 	return l, nil
+}
+
+// latest tells of every chunk ID its latest entry so far. It is an open hash
+// table of entry numbers plus one, at most three quarters full: a Go map from
+// IDs takes ten times the memory.
+type latest struct {
+	entries []Entry
+	seed    maphash.Seed // so that nobody can make IDs that collide
+	slots   []uint32     // as many as a power of two
+}
+
+func newLatest(entries []Entry) *latest {
+	return &latest{entries, maphash.MakeSeed(), make([]uint32, 1<<bits.Len(uint(len(entries)*4/3)))}
+}
+
+// swap makes i the latest entry of its ID and returns the one before.
+func (t *latest) swap(i int) (prev uint32, seen bool) {
+	id := &t.entries[i].ID
+	mask := uint64(len(t.slots) - 1)
+	for at := maphash.Bytes(t.seed, id[:]) & mask; ; at = (at + 1) & mask {
+		slot := t.slots[at]
+		if slot != 0 && t.entries[slot-1].ID != *id {
+			continue
+		}
+		t.slots[at] = uint32(i) + 1
+		return slot - 1, slot != 0
+	}
 }
 
 // Chunks returns how many distinct chunks the map names.
