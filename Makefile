@@ -29,6 +29,11 @@ build: deps ## the programs, the appliance's kernel and initramfs, in build/out/
 uki: deps ## the netboot folder with its UKI signed: SB_KEY=key.pem SB_CERT=cert.pem; APPEND="words" for its command line
 	go run ./build netboot
 
+.PHONY: usb iso
+usb: iso ## the same file: written to a stick as it is, it is one
+iso: deps ## build/out/huck.iso, stick and CD in one; IMAGE=file.huck DISK=only THEN=reboot UNATTENDED=1 to install it offline
+	go run ./build medium $(if $(UNATTENDED),--unattended)
+
 .PHONY: test
 test: deps ## all tests; needs root
 	REQUIRE_TOOLS=1 $(MAKE) check test-unit test-qemu
@@ -48,10 +53,14 @@ test-race: deps-unit ## the same under the race detector
 .PHONY: test-qemu
 test-qemu: deps ## tests that boot virtual machines; needs root
 	go run ./build netboot
-	go test -count=1 -p 1 -timeout 30m -v ./qemu-tests/...
+	go test -count=1 -p 1 -timeout 30m -v -skip '^TestRare' ./qemu-tests/...
+
+.PHONY: test-rare
+test-rare: deps ## the ways into a machine that differ little from those in test-qemu
+	go test -count=1 -p 1 -timeout 30m -v -run '^TestRare' ./qemu-tests
 
 .PHONY: test-all
-test-all: test test-race fuzz ## make test, the race detector, FUZZTIME (60s) of every fuzz target
+test-all: test test-rare test-race fuzz ## make test, rare ways in, the race detector, FUZZTIME (60s) of every fuzz target
 
 .PHONY: fuzz
 fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target
@@ -63,8 +72,9 @@ fuzz: deps-unit ## FUZZTIME (60s) of every fuzz target
 	done
 
 .PHONY: bench-boot
-bench-boot: deps ## how long each part of a boot takes, and the appliance's sizes
-	go run ./qemu-tests/bench
+bench-boot: deps ## how long each part of a boot takes by every way in, and the appliance's sizes
+	mkdir -p build/out
+	go run ./qemu-tests/bench --json build/out/bench-boot.json
 
 .PHONY: bench-cast
 bench-cast: deps-bench ## multicast beside udpcast and uftp in network namespaces; 40 minutes, needs root

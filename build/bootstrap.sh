@@ -10,7 +10,7 @@
 #            a C compiler for the race detector
 #   lint     shellcheck
 #   kernel   what builds the appliance's kernel
-#   netboot  iPXE, systemd's stub and sbsign, for the netboot folder
+#   netboot  iPXE, systemd's stub and sbsign for the netboot folder, isolinux, xorriso and mtools for the medium
 #   vm       what boots virtual machines on a private network
 #   bench    the programs that Huck is measured beside, and the networks to do it in
 #   all      all of these but bench: uftp's package starts its daemon where systemd runs
@@ -28,8 +28,8 @@ packages_unit=(gcc libc6-dev e2fsprogs dosfstools gdisk fdisk util-linux mount m
   xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse f2fs-tools cryptsetup-bin qemu-utils partclone lvm2 time)
 packages_lint=(shellcheck)
 packages_kernel=(linux-source-6.12 make gcc libc6-dev flex bison bc libelf-dev perl tar xz-utils zstd)
-packages_netboot=(ipxe systemd-boot-efi sbsigntool)
-packages_vm=(qemu-system-x86 qemu-utils ipxe ipxe-qemu seabios ovmf nftables iproute2 ethtool debootstrap syslinux-common
+packages_netboot=(ipxe systemd-boot-efi sbsigntool isolinux syslinux-common xorriso mtools)
+packages_vm=(qemu-system-x86 qemu-utils ipxe systemd-boot-efi sbsigntool isolinux xorriso openssl dnsmasq-base ipxe-qemu seabios ovmf nftables iproute2 ethtool debootstrap syslinux-common
   e2fsprogs dosfstools gdisk fdisk util-linux mtools)
 packages_bench=(udpcast uftp iproute2 nftables ethtool partclone zstd e2fsprogs time)
 packages_fetch_go=(golang-go ca-certificates)

@@ -7,20 +7,25 @@ import (
 
 	"huck/build/initramfs"
 	"huck/build/kernel"
+	"huck/build/medium"
 	"huck/build/netboot"
 	"huck/build/output"
 	"huck/build/uki"
+	"huck/imager/api"
 )
 
-// Where Debian's packages linux-source-6.12, ipxe and systemd-boot-efi put things.
+// Where Debian's packages linux-source-6.12, ipxe, systemd-boot-efi, isolinux and syslinux-common put things.
 const (
 	kernelSource = "/usr/src/linux-source-6.12.tar.xz"
 	ipxeFolder   = "/usr/lib/ipxe"
 	efiStub      = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+	isolinux     = "/usr/lib/ISOLINUX"
+	syslinux     = "/usr/lib/syslinux/modules/bios"
 )
 
 func (o options) vmlinuz() string   { return filepath.Join(o.out, "vmlinuz") }
 func (o options) initramfs() string { return filepath.Join(o.out, "initramfs.cpio.zst") }
+func (o options) tools() string     { return filepath.Join(o.out, "tools.cpio.zst") }
 func (o options) uki() string       { return filepath.Join(o.out, "huck.efi") }
 
 func buildKernel(ctx context.Context, o options, log logFunc) error {
@@ -55,20 +60,46 @@ func buildInitramfs(ctx context.Context, o options, log logFunc) error {
 // an empty line would have the stub take whatever firmware left in its options.
 const consoles = "console=tty0 console=ttyS0,115200"
 
-func buildUKI(ctx context.Context, o options, log logFunc) error {
-	line := strings.TrimSpace(consoles + " " + o.append)
-	err := uki.Write(ctx, uki.Options{
-		Stub: o.stub, Kernel: o.vmlinuz(), Initramfs: o.initramfs(), CommandLine: line,
+// ukiOptions are those of the UKI in the netboot folder; a medium's has more in it.
+func (o options) ukiOptions() uki.Options {
+	return uki.Options{
+		Stub: o.stub, Kernel: o.vmlinuz(), Initramfs: o.initramfs(), CommandLine: consoles,
 		Key: o.sbKey, Certificate: o.sbCert, Out: o.uki(),
+	}
+}
+
+func (o options) signed() string {
+	if o.sbKey == "" {
+		return "not signed"
+	}
+	return "signed with " + o.sbKey
+}
+
+func buildUKI(ctx context.Context, o options, log logFunc) error {
+	u := o.ukiOptions()
+	u.CommandLine = strings.TrimSpace(u.CommandLine + " " + o.append)
+	if err := uki.Write(ctx, u); err != nil {
+		return err
+	}
+	log("command line %q, %s", u.CommandLine, o.signed())
+	return nil
+}
+
+func buildTools(ctx context.Context, o options, log logFunc) error {
+	return initramfs.BuildTools(ctx, initramfs.Options{Root: o.root, Out: o.tools(), Log: log})
+}
+
+func buildMedium(ctx context.Context, o options, log logFunc) error {
+	iso := filepath.Join(o.out, "huck.iso")
+	err := medium.Write(ctx, medium.Options{
+		UKI: o.ukiOptions(), Append: o.append, Tools: o.tools(),
+		Image: o.image, Assign: api.Assignment{Disk: o.disk, Then: api.Then(o.then)}, Unattended: o.unattended,
+		ISOLINUX: isolinux, SYSLINUX: syslinux, Out: iso, Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	signed := "not signed"
-	if o.sbKey != "" {
-		signed = "signed with " + o.sbKey
-	}
-	log("command line %q, %s", line, signed)
+	log("%s, %s: write it to a stick as it is (dd, cp) or burn it", iso, o.signed())
 	return nil
 }
 

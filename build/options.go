@@ -25,14 +25,20 @@ type options struct {
 	append   string
 	sbKey    string
 	sbCert   string
-	jobs     int
+
+	// of a medium
+	image      string
+	disk       string
+	then       string
+	unattended bool
+	jobs       int
 }
 
 // fromEnv names the variable that stands in for a flag that is not given.
 var fromEnv = []struct{ flag, variable string }{
 	{"cache", "HUCK_CACHE"}, {"source", "KERNEL_SOURCE"}, {"kernel", "KERNEL"}, {"firmware", "FIRMWARE"},
 	{"overlay", "OVERLAY"}, {"ipxe", "IPXE"}, {"stub", "STUB"}, {"append", "APPEND"},
-	{"sb-key", "SB_KEY"}, {"sb-cert", "SB_CERT"},
+	{"sb-key", "SB_KEY"}, {"sb-cert", "SB_CERT"}, {"image", "IMAGE"}, {"disk", "DISK"}, {"then", "THEN"},
 }
 
 func (o *options) flagSet() *flag.FlagSet {
@@ -49,6 +55,10 @@ func (o *options) flagSet() *flag.FlagSet {
 	f.StringVar(&o.append, "append", "", "`words` for the UKI's kernel command line (APPEND)")
 	f.StringVar(&o.sbKey, "sb-key", "", "private key to sign the UKI with for Secure Boot, a `file` in PEM (SB_KEY)")
 	f.StringVar(&o.sbCert, "sb-cert", "", "its certificate, a `file` in PEM (SB_CERT)")
+	f.StringVar(&o.image, "image", "", "what the medium installs without a server: a `file` that imager import takes (IMAGE)")
+	f.StringVar(&o.disk, "disk", "", "`rule` that names the disk for it (DISK; default only)")
+	f.StringVar(&o.then, "then", "", "kexec, reboot, poweroff or wait, when it is installed (THEN; default reboot)")
+	f.BoolVar(&o.unattended, "unattended", false, "install it without a person's word at the console")
 	f.StringVar(&o.out, "out", "", "`folder` for results (default build/out in the checkout)")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many compilers at once")
 	return f
@@ -59,7 +69,7 @@ func (o *options) complete(e env) error {
 	value := map[string]*string{
 		"cache": &o.cache, "source": &o.source, "kernel": &o.kernel, "firmware": &o.firmware,
 		"overlay": &o.overlay, "ipxe": &o.ipxe, "stub": &o.stub, "append": &o.append,
-		"sb-key": &o.sbKey, "sb-cert": &o.sbCert,
+		"sb-key": &o.sbKey, "sb-cert": &o.sbCert, "image": &o.image, "disk": &o.disk, "then": &o.then,
 	}
 	for _, v := range fromEnv {
 		if p := value[v.flag]; *p == "" {
@@ -86,6 +96,12 @@ func (o *options) complete(e env) error {
 	}
 	if o.stub == "" {
 		o.stub = efiStub
+	}
+	if o.disk == "" {
+		o.disk = "only"
+	}
+	if o.then == "" {
+		o.then = "reboot"
 	}
 	return nil
 }
@@ -123,7 +139,8 @@ func printHelp(w io.Writer, f *flag.FlagSet) {
   initramfs   its only program and root folder    build/out/initramfs.cpio.zst
   uki         both in one file for UEFI           build/out/huck.efi
   netboot     all three, iPXE and boot.json       build/out/netboot/
-  all         everything above
+  medium      a stick and a CD in one             build/out/huck.iso
+  all         everything above but the medium
 
 flags (they win over the variables in brackets)
 `)

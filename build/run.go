@@ -42,6 +42,8 @@ func steps(command string) []step {
 		return []step{initramfs}
 	case "uki":
 		return []step{kernel, initramfs, uki}
+	case "medium":
+		return []step{kernel, initramfs, {"tools", buildTools}, {"medium", buildMedium}}
 	case "netboot", "all":
 		return []step{kernel, initramfs, uki, netboot}
 	}

@@ -39,7 +39,7 @@ func Build(ctx context.Context, o Options) error {
 	}
 	defer os.RemoveAll(temp)
 	binary := filepath.Join(temp, "init")
-	if err := compile(ctx, o.Root, binary); err != nil {
+	if err := compile(ctx, o.Root, "./initramfs/init", binary); err != nil {
 		return err
 	}
 	names, err := commands(ctx, binary)
@@ -51,6 +51,25 @@ func Build(ctx context.Context, o Options) error {
 		return err
 	}
 	o.Log("%d commands, %d files and folders", len(names), len(a.entries))
+	return output.Write(o.Out, a.compress)
+}
+
+// BuildTools writes an archive to lay over Build's: the imager as a command of the rescue shell. The kernel unpacks
+// archives that stand one behind the other in one file.
+func BuildTools(ctx context.Context, o Options) error {
+	temp, err := os.MkdirTemp("", "huck-initramfs-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	binary := filepath.Join(temp, "imager")
+	if err := compile(ctx, o.Root, "./imager", binary); err != nil {
+		return err
+	}
+	a := newArchive()
+	if err := a.addFile("bbin/imager", binary, 0o755); err != nil {
+		return err
+	}
 	return output.Write(o.Out, a.compress)
 }
 
@@ -78,18 +97,18 @@ func fill(o Options, binary string, names []string) (*archive, error) {
 	return a, nil
 }
 
-// compile builds init as one static file without a trace of where it was built.
-func compile(ctx context.Context, root, binary string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, "./initramfs/init")
+// compile builds a program as one static file without a trace of where it was built.
+func compile(ctx context.Context, root, program, binary string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, program)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "PWD="+root)
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile initramfs/init: %w\n%s", err, text)
+		return fmt.Errorf("compile %s: %w\n%s", program, err, text)
 	}
-	return checkStatic(binary)
+	return checkStatic(program, binary)
 }
 
-func checkStatic(binary string) error {
+func checkStatic(program, binary string) error {
 	f, err := elf.Open(binary)
 	if err != nil {
 		return fmt.Errorf("%s is no program for Linux: %w", binary, err)
@@ -97,7 +116,7 @@ func checkStatic(binary string) error {
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("initramfs/init asks for a dynamic linker, and the initramfs has none: something in it needs cgo")
+			return fmt.Errorf("%s asks for a dynamic linker, and the initramfs has none: something in it needs cgo", program)
 		}
 	}
 	return nil

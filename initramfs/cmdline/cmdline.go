@@ -25,6 +25,7 @@ huck.vlan=ID[:INTERFACE]  (or vlan=NAME.ID:INTERFACE)
 huck.mtu=BYTES     for the interfaces that are used
 BOOTIF=MAC         the interface the machine was booted from, which is tried first, as
                    PXELINUX (01-52-54-...) or iPXE's ${netX/mac} (52:54:...) write it
+huck.medium=NAME   the ISO 9660 volume we were started from, a stick or a CD
 huck.shell         a shell on the console before anything else is done
 huck.noverify      do not read the disk back after writing it
 debug              kernel messages of all levels on the console
@@ -34,7 +35,9 @@ debug              kernel messages of all levels on the console
 // empty line.
 type Options struct {
 	// Server is nil if the line names none.
-	Server   *url.URL
+	Server *url.URL
+	// Medium is empty if the line names none.
+	Medium   string
 	Shell    bool
 	NoVerify bool
 	// BootIF is nil if the line does not tell.
@@ -69,6 +72,8 @@ func (o *Options) set(key, value string) (err error) {
 		o.Network.MTU, err = mtu(value)
 	case "ip":
 		err = o.Network.static(value)
+	case "huck.medium":
+		o.Medium, err = medium(value)
 	case "huck.shell":
 		o.Shell, err = flag(value)
 	case "huck.noverify":
@@ -83,6 +88,13 @@ func (o *Options) set(key, value string) (err error) {
 		}
 	}
 	return err
+}
+
+func medium(value string) (string, error) {
+	if !strings.HasPrefix(value, api.MediumPrefix) {
+		return "", errors.New("want the volume's name, " + api.MediumPrefix + "…")
+	}
+	return value, nil
 }
 
 func flag(value string) (bool, error) {
