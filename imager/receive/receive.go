@@ -23,6 +23,7 @@ import (
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/origin"
+	"huck/imager/store"
 )
 
 // HTTP is that transport's name in api.Result.Received.
@@ -30,6 +31,9 @@ const HTTP = "http"
 
 // Config says what to receive and where to put it.
 type Config struct {
+	// Store, if it is not nil, has the image: no origin is asked, and Base,
+	// Interface, NoMulticast and Client mean nothing.
+	Store store.Store
 	// Base is the origin, http(s)://HOST:PORT.
 	Base *url.URL
 	// Ref names the image.
@@ -58,6 +62,9 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 	if cfg.Install.Log == nil {
 		cfg.Install.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Store != nil {
+		return fromStore(ctx, cfg)
+	}
 	if cfg.Interface != "" {
 		if _, err := net.InterfaceByName(cfg.Interface); err != nil {
 			return api.Result{}, fmt.Errorf("receive: interface %s: %w", cfg.Interface, err)
@@ -72,12 +79,7 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 	if err != nil {
 		return api.Result{}, err
 	}
-	if cfg.Admit != nil {
-		if err := cfg.Admit(img.Manifest); err != nil {
-			return api.Result{}, err
-		}
-	}
-	dev, err := OpenTarget(cfg.Target, img)
+	dev, err := cfg.open(img)
 	if err != nil {
 		return api.Result{}, err
 	}
@@ -104,6 +106,16 @@ func run(ctx context.Context, cfg Config, client *origin.Client, img *image.Imag
 	result, err := job.Run(ctx, fit.Transport(HTTP, r.transport))
 	result.RepairBytes = r.repairBytes
 	return result, err
+}
+
+// open asks whether the image is admitted, then opens the target.
+func (c Config) open(img *image.Image) (disk.Device, error) {
+	if c.Admit != nil {
+		if err := c.Admit(img.Manifest); err != nil {
+			return nil, err
+		}
+	}
+	return OpenTarget(c.Target, img)
 }
 
 // OpenTarget opens what --to names for writing: a block device, a file, which

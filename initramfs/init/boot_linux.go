@@ -70,9 +70,10 @@ func bootMachine(ctx context.Context, report bool) int {
 
 	b := &boot{
 		opts: opts, bad: bad, net: nets, discover: network.Discover,
-		m:     &thisMachine{log: log, last: func() { stopWatchdog(); con.Close() }},
+		m:     &thisMachine{log: log, medium: opts.Medium, last: func() { stopWatchdog(); con.Close() }},
 		print: con.Printf, tick: con.Logf, again: again, offer: hint, ask: con.Ask, log: log, run: runner, events: events, patience: diskPatience,
-		reportOnly: report,
+		mediumPatience: mediumPatience,
+		reportOnly:     report,
 	}
 	if err := b.tell(ctx); err != nil {
 		con.Printf("the boot cannot go on: %v", err)

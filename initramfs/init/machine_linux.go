@@ -19,6 +19,7 @@ import (
 	"huck/initramfs/efiboot"
 	"huck/initramfs/installed"
 	"huck/initramfs/inventory"
+	"huck/initramfs/medium"
 	"huck/initramfs/network"
 	"huck/initramfs/personalise"
 	"huck/initramfs/scripts"
@@ -28,6 +29,8 @@ import (
 type thisMachine struct {
 	log  *slog.Logger
 	uefi bool
+	// medium is the name of the volume that we were started from; empty for none.
+	medium string
 	// last is what Leave does.
 	last func()
 }
@@ -45,7 +48,14 @@ func (m *thisMachine) Inventory() api.Inventory {
 	return i
 }
 
-func (m *thisMachine) Disks() ([]api.Disk, error) { return disk.List() }
+// Disks are those of the machine; the medium that it was started from is marked.
+func (m *thisMachine) Disks() ([]api.Disk, error) {
+	disks, err := disk.List()
+	if m.medium != "" {
+		medium.Mark(disks, m.medium)
+	}
+	return disks, err
+}
 
 func (m *thisMachine) Contents(d api.Disk) (_ []api.Content, err error) {
 	dev, err := disk.Open(d.Path, false)
@@ -54,6 +64,18 @@ func (m *thisMachine) Contents(d api.Disk) (_ []api.Content, err error) {
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	return inspect.Disk(dev, dev.Size(), dev.SectorSize())
+}
+
+// DisksMayCome: the kernel has looked for all disks before it starts init
+// (kernel-config/disk.config), but for those behind buses that it looks at in
+// the background: USB and card readers.
+func (m *thisMachine) DisksMayCome() bool {
+	for _, pattern := range []string{"/sys/bus/usb/devices/usb*", "/sys/class/mmc_host/*"} {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 { // fails on bad patterns only
+			return true
+		}
+	}
+	return false
 }
 
 func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Result, error) {

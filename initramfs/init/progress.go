@@ -25,7 +25,8 @@ type tracker struct {
 	rate float64 // bytes a second
 }
 
-// every is the least time between two progress lines, or two progress events.
+// every is the least time between two progress lines, or two progress events;
+// but that something has moved is told at once.
 const every = 2 * time.Second
 
 // progress takes what install reports, a few times a second.
@@ -37,10 +38,11 @@ func (t *tracker) progress(p api.Progress) {
 		t.last, t.at = p, now
 		t.alive()
 	}
-	if now.Sub(t.told) < every {
+	first := t.done == 0 && p.Written+p.InPlace > 0
+	if now.Sub(t.told) < every && !first {
 		return
 	}
-	if done := p.Written + p.InPlace; !t.told.IsZero() {
+	if done := p.Written + p.InPlace; !t.told.IsZero() && !first {
 		t.rate = smooth(t.rate, float64(done-t.done)/now.Sub(t.told).Seconds())
 	}
 	t.told, t.done = now, p.Written+p.InPlace

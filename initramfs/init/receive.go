@@ -20,13 +20,11 @@ func (b *boot) receive(a api.Assignment, target *api.Disk, result *api.Result) f
 		go func() { defer close(watched); t.watch(wctx) }()
 		defer func() { stop(); <-watched }()
 
-		res, err := b.m.Receive(ctx, receive.Config{
-			Base:      b.server,
-			Ref:       a.Ref,
-			Target:    target.Path,
-			Interface: b.lease.Interface,
-			Client:    b.client.HTTP(),
-			Admit:     b.admit(&a, target),
+		cfg := receive.Config{
+			Ref:    a.Ref,
+			Target: target.Path,
+			Store:  b.medium.Images,
+			Admit:  b.admit(&a, target),
 			Install: install.Options{
 				Verify:   !b.opts.NoVerify,
 				Grow:     a.Grow,
@@ -34,7 +32,11 @@ func (b *boot) receive(a api.Assignment, target *api.Disk, result *api.Result) f
 				Verified: func(v api.Verified) { b.verified(v, t) },
 				Log:      b.log,
 			},
-		})
+		}
+		if b.client != nil {
+			cfg.Base, cfg.Interface, cfg.Client = b.server, b.lease.Interface, b.client.HTTP()
+		}
+		res, err := b.m.Receive(ctx, cfg)
 		if err != nil {
 			if permanentError(err) {
 				err = steps.Permanent(err)

@@ -23,6 +23,7 @@ import (
 	"huck/initramfs/bootos"
 	"huck/initramfs/cmdline"
 	"huck/initramfs/efiboot"
+	"huck/initramfs/medium"
 	"huck/initramfs/network"
 	"huck/initramfs/scripts"
 	"huck/initramfs/server"
@@ -126,16 +127,19 @@ func (s *bootServer) poll(w http.ResponseWriter, r *http.Request) {
 // fakeMachine notes what is done to it.
 type fakeMachine struct {
 	*diary
-	disks    []api.Disk
-	contents map[string][]api.Content // by disk
-	man      image.Manifest           // of the image received
-	receives []error                  // what each receive ends with; the last one goes on
-	load     error
-	entry    error // of the firmware
-	firmware string
-	kexec    error
-	script   map[string]error // by the script's name
-	persona  error
+	disks     []api.Disk
+	mayCome   bool // more disks
+	medium    onMedium
+	mediumErr error
+	contents  map[string][]api.Content // by disk
+	man       image.Manifest           // of the image received
+	receives  []error                  // what each receive ends with; the last one goes on
+	load      error
+	entry     error // of the firmware
+	firmware  string
+	kexec     error
+	script    map[string]error // by the script's name
+	persona   error
 }
 
 func (m *fakeMachine) Inventory() api.Inventory {
@@ -144,6 +148,16 @@ func (m *fakeMachine) Inventory() api.Inventory {
 func (m *fakeMachine) Disks() ([]api.Disk, error) { return m.disks, nil }
 func (m *fakeMachine) Contents(d api.Disk) ([]api.Content, error) {
 	return m.contents[d.Path], nil
+}
+func (m *fakeMachine) DisksMayCome() bool { return m.mayCome }
+func (m *fakeMachine) Medium(name string) (onMedium, string, error) {
+	if m.mediumErr != nil {
+		return onMedium{}, "", m.mediumErr
+	}
+	if m.medium.Assignment == nil && m.medium.Images == nil {
+		return onMedium{}, "", medium.ErrNotFound
+	}
+	return m.medium, "/dev/sr0", nil
 }
 func (m *fakeMachine) Activity(string) string { return "" }
 func (m *fakeMachine) Leave()                 { m.add("leave") }
@@ -191,7 +205,11 @@ func (m *fakeMachine) Receive(_ context.Context, cfg receive.Config) (api.Result
 	if err := cfg.Admit(&m.man); err != nil {
 		return api.Result{}, err
 	}
-	m.add("receive %s to %s over %s, verify %v", cfg.Ref, cfg.Target, cfg.Interface, cfg.Install.Verify)
+	from := ""
+	if cfg.Store != nil {
+		from = " from a store"
+	}
+	m.add("receive %s to %s over %s, verify %v%s", cfg.Ref, cfg.Target, cfg.Interface, cfg.Install.Verify, from)
 	err := m.receives[0]
 	if len(m.receives) > 1 {
 		m.receives = m.receives[1:]
@@ -268,7 +286,7 @@ func newScene(t *testing.T) *scene {
 		run: &steps.Runner{Print: print, Event: events.Add, Failed: func(string, error) {}},
 		// The disks have been there for long: no need to let them settle.
 		disks:    disksSeen{list: disks, since: time.Now().Add(-time.Hour)},
-		patience: time.Second,
+		patience: time.Second, mediumPatience: time.Second,
 	}
 	return s
 }

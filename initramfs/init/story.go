@@ -46,6 +46,9 @@ type boot struct {
 	server    *url.URL
 	client    *server.Client
 
+	// medium is what the medium that we were started from brings along.
+	medium onMedium
+
 	// after is the serial of the last assignment carried out, or given up.
 	after uint64
 	// givenUp tells that it was the latter.
@@ -60,6 +63,8 @@ type boot struct {
 	disks disksSeen
 	// patience is how long a disk may take to appear: diskPatience.
 	patience time.Duration
+	// mediumPatience is how long the medium may take.
+	mediumPatience time.Duration
 }
 
 // machine is what the boot does to the hardware and the kernel.
@@ -67,8 +72,12 @@ type machine interface {
 	// Inventory is without disks and addresses.
 	Inventory() api.Inventory
 	Disks() ([]api.Disk, error)
+	// DisksMayCome tells whether disks may still be on their way.
+	DisksMayCome() bool
 	// Contents tells what stands on a disk.
 	Contents(d api.Disk) ([]api.Content, error)
+	// Medium finds and reads the medium of this name, and tells its device.
+	Medium(name string) (m onMedium, path string, err error)
 	Receive(ctx context.Context, cfg receive.Config) (api.Result, error)
 	Reread(path string) error
 	personaliser
@@ -97,8 +106,17 @@ type networker interface {
 // tell is the story of one boot. It returns when the machine is left, which
 // only tests live to see, or ctx is done.
 func (b *boot) tell(ctx context.Context) error {
+	if err := b.run.Run(ctx, steps.Step{Name: "settings", Silence: 10 * time.Second, Do: b.settings}); err != nil {
+		return err
+	}
+	if b.opts.Medium != "" {
+		// One that is gone, or cannot be read, leaves the network.
+		_ = b.run.Run(ctx, steps.Step{Name: "medium", Silence: time.Minute, Tries: 1, Do: b.lookAtMedium})
+	}
+	if b.medium.Assignment != nil {
+		return b.offline(ctx)
+	}
 	for _, s := range []steps.Step{
-		{Name: "settings", Silence: 10 * time.Second, Do: b.settings},
 		{Name: "network", Silence: 20 * time.Second, MaxWait: 5 * time.Second, Do: b.network},
 		{Name: "server", Silence: 20 * time.Second, MaxWait: 10 * time.Second, Do: b.findServer},
 		{Name: "register", Silence: 30 * time.Second, MaxWait: 10 * time.Second, Do: b.register},
@@ -272,6 +290,11 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	var target api.Disk
 	var result api.Result
 	before, after := b.personalising(a, &target)
+	// Without end: a server that does not know it would image the disk again at the next start.
+	report := []steps.Step{{Name: "report", Silence: time.Minute, Do: b.report(&result)}}
+	if b.client == nil {
+		report = nil
+	}
 	for _, s := range slices.Concat(before, []steps.Step{
 		{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)},
 		{Name: "confirm", Silence: confirmSilence, Tries: 1, Do: b.confirm(&a, &target)},
@@ -281,9 +304,7 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 		}},
 	}, after, []steps.Step{
 		{Name: "firmware", Silence: time.Minute, Tries: 1, Do: b.firmware(&target)},
-		// Without end: a server that does not know it would image the disk again at the next start.
-		{Name: "report", Silence: time.Minute, Do: b.report(&result)},
-	}) {
+	}, report) {
 		if err := b.run.Run(ctx, s); err != nil {
 			return err
 		}
@@ -399,10 +420,12 @@ func (b *boot) leave(ctx context.Context, name string, do func() error) error {
 func (b *boot) leaveFor(ctx context.Context, name, where string, do func() error) error {
 	b.run.Event(api.Event{Type: api.EventStep, Step: name, State: api.StepLeaving, Message: where})
 	b.print("%s leaving: %s %s", steps.Uptime(), name, where)
-	flush, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := b.events.Flush(flush); err != nil {
-		b.log.Warn("last events", "err", err)
+	if b.client != nil {
+		flush, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := b.events.Flush(flush); err != nil {
+			b.log.Warn("last events", "err", err)
+		}
 	}
 	b.m.Leave()
 	if err := do(); err != nil {

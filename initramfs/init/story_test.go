@@ -257,6 +257,7 @@ func TestNoServer(t *testing.T) {
 // TestDisksSettle: while disks still appear, none is chosen.
 func TestDisksSettle(t *testing.T) {
 	s := newScene(t)
+	s.machine.mayCome = true
 	s.boot.disks = disksSeen{}
 	late := &lateDisks{fakeMachine: s.machine, start: time.Now()}
 	s.boot.m = late

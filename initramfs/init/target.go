@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// settle is how long no disk may have come or gone before one is chosen: a
-	// second one that is slow to appear could make "only" or "smallest" wrong.
+	// settle is how long no disk may have come or gone before one is chosen, on
+	// a machine where one may still be on its way: a second one could make
+	// "only" or "smallest" wrong. It counts from the first look on, before the
+	// network is there, so that it is mostly over when there is something to do.
 	settle = 2 * time.Second
 	// diskPatience is how long a disk that the rule names may take to appear.
 	diskPatience = 20 * time.Second
@@ -69,7 +71,7 @@ func (b *boot) target(rule string, chosen *api.Disk) func(context.Context, func(
 				return "", err
 			}
 			d, err := r.Select(b.disks.list)
-			if err == nil && time.Since(b.disks.since) >= settle {
+			if err == nil && (time.Since(b.disks.since) >= settle || !b.m.DisksMayCome()) {
 				*chosen = d
 				return fmt.Sprintf("%s, %d bytes, %s %s", d.Path, d.Size, d.Model, d.Serial), nil
 			}
