@@ -19,7 +19,7 @@ import (
 // tools are the programs from Debian packages that these tests run.
 var tools = []string{
 	"qemu-system-x86_64", "ip", "nft", "tc", "ethtool", "sfdisk", "mkfs.ext4", "mkfs.vfat", "mcopy", "mkswap",
-	"e2fsck", "debootstrap", "unshare",
+	"e2fsck", "debootstrap", "unshare", "xorriso", "mformat", "sbsign", "openssl", "dnsmasq",
 }
 
 func TestMain(m *testing.M) {

@@ -37,7 +37,7 @@ func TestDebianBoots(t *testing.T) {
 	if _, err := proc.Run(ctx, proc.Command{Args: []string{"cp", "--sparse=always", cached, disk}}); err != nil {
 		t.Fatal(err)
 	}
-	machine, err := vm.New(ctx, 1, vm.Config{Name: "debian", Disks: []string{disk}, LogDir: dir, FromDisk: true, Memory: 384})
+	machine, err := vm.New(ctx, 1, vm.Config{Name: "debian", Disks: []string{disk}, LogDir: dir, Boot: vm.Disk, Memory: 384})
 	if err != nil {
 		t.Fatal(err)
 	}

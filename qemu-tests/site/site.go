@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,9 @@ const listen = ":8480"
 type Site struct {
 	Programs Programs
 	Network  *lab.Network
-	Events   *Events
+	// DHCP is what the boot server does of it, if not authoritative.
+	DHCP   string
+	Events *Events
 
 	log      *slog.Logger
 	work     string // disks, the server's data
@@ -111,7 +114,7 @@ func (s *Site) StartServer(ctx context.Context, rate string) error {
 	server, err := proc.Start(proc.Command{
 		Netns: s.Network.Netns, Log: logFile("out"), LogErr: logFile("log"),
 		Args: []string{s.Programs.Bootserver, "serve", "--interface", lab.Interface, "--data", s.Path("data"),
-			"--dhcp", "authoritative", "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--append", vm.KernelArgs, "--rate", rate, "--json",
+			"--dhcp", cmp.Or(s.DHCP, "authoritative"), "--pool", lab.Pool, "--http", listen, "--netboot", s.Programs.Netboot, "--append", vm.KernelArgs, "--rate", rate, "--json",
 			// Emulated machines on two cores stall one another; none of them is to be left behind for that.
 			"--floor", "0"},
 	})
@@ -178,15 +181,31 @@ func (s *Site) BootFileBytes() (sum int64, err error) {
 // AddMachine plugs a new machine into the network; it is off. Its disk is a
 // new file of size bytes.
 func (s *Site) AddMachine(ctx context.Context, name string, size int64, memory int) (*vm.Machine, error) {
+	disk, err := s.Disk(name, size)
+	if err != nil {
+		return nil, err
+	}
+	return s.Plug(ctx, vm.Config{Name: name, Network: s.Network, Disks: []string{disk}, Memory: memory})
+}
+
+// Disk makes an empty disk of size bytes.
+func (s *Site) Disk(name string, size int64) (string, error) {
 	disk := s.Path(name + ".raw")
 	f, err := os.Create(disk)
 	if err == nil {
 		err = errors.Join(f.Truncate(size), f.Close())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("site: make disk: %v", err)
+		return "", fmt.Errorf("site: make disk: %v", err)
 	}
-	m, err := vm.New(ctx, len(s.machines)+1, vm.Config{Name: name, Network: s.Network, Disks: []string{disk}, Memory: memory, LogDir: s.logs})
+	return disk, nil
+}
+
+// Plug adds a machine as it is given, but for the folder of its logs. One that
+// is to be on the site's network says so. It is off.
+func (s *Site) Plug(ctx context.Context, cfg vm.Config) (*vm.Machine, error) {
+	cfg.LogDir = s.logs
+	m, err := vm.New(ctx, len(s.machines)+1, cfg)
 	if err != nil {
 		return nil, err
 	}

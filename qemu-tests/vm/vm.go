@@ -1,6 +1,7 @@
 // Package vm runs virtual machines under QEMU's emulator (TCG), so that no
-// hardware support is needed: PXE boot through QEMU's own iPXE ROM or a kernel
-// given directly, a serial console that is always drained, and a power switch.
+// hardware support is needed: BIOS and UEFI machines that boot from a network,
+// a stick, a CD, a disk or a kernel given directly, with a serial console that
+// is always drained, and a power switch.
 package vm
 
 import (
@@ -34,11 +35,15 @@ type Config struct {
 	// Disks are files in raw format, each a virtio disk with the serial number
 	// NAME-diskN.
 	Disks []string
-	// Kernel, Initrd and Append start a kernel directly. Without them, and
-	// without FromDisk, the machine boots from the network.
+	// Firmware starts the machine, from Boot.
+	Firmware Firmware
+	Boot     Boot
+	// Medium is the file to start from where Boot is USB or CD.
+	Medium string
+	// NIC says how the machine boots from the network.
+	NIC NIC
+	// Kernel, Initrd and Append start a kernel directly.
 	Kernel, Initrd, Append string
-	// FromDisk boots the first disk by the BIOS.
-	FromDisk bool
 	// Memory in MiB; 0 is the default.
 	Memory int
 	// LogDir is where consoles and packet captures are kept.
@@ -65,10 +70,15 @@ func New(ctx context.Context, number int, cfg Config) (*Machine, error) {
 	if number < 1 || number > 250 {
 		return nil, fmt.Errorf("vm: machine number %d is not within 1 to 250", number)
 	}
-	if cfg.Memory == 0 {
+	if cfg.Memory == 0 && cfg.Firmware == BIOS {
 		cfg.Memory = Memory
+	} else if cfg.Memory == 0 {
+		cfg.Memory = UEFIMemory
 	}
 	m := &Machine{cfg: cfg, number: number, mac: fmt.Sprintf("52:54:00:68:75:%02x", number)}
+	if err := m.makeVars(); err != nil {
+		return nil, err
+	}
 	if cfg.Network != nil {
 		var err error
 		if m.tap, err = cfg.Network.AddTap(ctx); err != nil {
@@ -118,14 +128,13 @@ func (m *Machine) file(kind string) string {
 
 func (m *Machine) args() []string {
 	args := []string{"qemu-system-x86_64",
-		// graphics=off makes BIOS and iPXE speak on the serial port, too; GRUB
-		// hangs for 100 s without a graphics card.
-		"-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "pc,graphics=off", "-vga", "std", "-display", "none",
+		"-accel", "tcg,thread=multi", "-cpu", "max", "-display", "none",
 		"-m", fmt.Sprint(m.cfg.Memory), "-smp", "1", "-nodefaults", "-serial", "stdio", "-monitor", "none",
 		"-uuid", fmt.Sprintf("6875636b-0000-4000-8000-%012x", m.number),
 		"-smbios", "type=1,serial=" + m.cfg.Name,
 		"-name", m.cfg.Name,
 	}
+	args = append(args, m.board()...)
 	for i, disk := range m.cfg.Disks {
 		id := fmt.Sprintf("disk%d", i)
 		args = append(args,
@@ -136,23 +145,14 @@ func (m *Machine) args() []string {
 	}
 	args = append(args, m.deadCards()...)
 	if m.cfg.Network != nil {
+		properties, more := m.card()
+		args = append(args, more...)
 		args = append(args,
 			"-netdev", "tap,id=net0,vnet_hdr=off,script=no,downscript=no,ifname="+m.tap, // plain frames in the capture
-			"-device", "virtio-net-pci,netdev=net0,mac="+m.mac,
+			"-device", "virtio-net-pci,netdev=net0,mac="+m.mac+properties,
 			"-object", "filter-dump,id=dump0,netdev=net0,maxlen=192,file="+m.file("pcap"))
 	}
-	switch {
-	case m.cfg.Kernel != "":
-		args = append(args, "-kernel", m.cfg.Kernel, "-append", m.cfg.Append)
-		if m.cfg.Initrd != "" {
-			args = append(args, "-initrd", m.cfg.Initrd)
-		}
-	case m.cfg.FromDisk:
-		args = append(args, "-boot", "order=c,reboot-timeout=5000")
-	default:
-		args = append(args, "-boot", "order=n,reboot-timeout=5000")
-	}
-	return args
+	return append(args, m.boot()...)
 }
 
 // On reports whether the machine is on.
