@@ -210,6 +210,17 @@ func TestCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
+	report := `[{"type":"step","step":"receive","state":"running"},{"type":"progress","step":"receive","progress":` +
+		`{"total":104857600,"planned":52428800,"in_place":10485760,"written":31457280,"rate":5242880,"received":{"multicast":20971520}}}]`
+	post, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.url+"/v1/nodes/"+reg.Node+"/events", strings.NewReader(report))
+	if err != nil {
+		t.Fatal(err)
+	}
+	post.Header.Set(api.HeaderAuth, "Bearer "+reg.Token)
+	if resp, err = http.DefaultClient.Do(post); err != nil || resp.StatusCode != http.StatusNoContent {
+		t.Fatalf("report: %v, %v", resp, err)
+	}
+	resp.Body.Close()
 
 	for _, c := range []struct {
 		args string
@@ -217,6 +228,7 @@ func TestCommands(t *testing.T) {
 		says string
 	}{
 		{"nodes " + server, 0, "52-54-00-12-34-56"},
+		{"nodes " + server, 0, "40% of 100 MiB at 5.0 MiB/s, 12s left, compared 50%, in place 10%, multicast 20.0 MiB"},
 		{"nodes --json " + server, 0, `"id":"52-54-00-12-34-56"`},
 		{"events " + server, 0, "seen for the first time"},
 		{"events --json --node 52:54:00:12:34:56 " + server, 0, `"type":"node"`},
@@ -239,7 +251,7 @@ func TestCommands(t *testing.T) {
 		{"group lab --remove " + server, exitUsage, "--remove"},
 		{"unassign lab " + server, 0, ""},
 		{"maintain lab " + server, 0, ""},
-		{"nodes " + server, 0, "registered, in maintenance"},
+		{"nodes " + server, 0, "receive running, in maintenance"},
 		{"maintain 52-54-00-12-34-56 --end " + server, 0, ""},
 		{"maintain nobody " + server, exitNotFound, "nobody"},
 		{"model 52-54-00-12-34-56 reboot " + server, 0, ""},

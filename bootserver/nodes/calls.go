@@ -360,6 +360,9 @@ func (r *Registry) apply(ctx context.Context, n *node, events []api.Event) (fini
 	if progress != nil {
 		n.progress = progress
 	}
+	if rec.State == "installed" || len(news) > 0 && news[len(news)-1].State == api.StepLeaving {
+		n.progress = nil // of what is done; that of a failure stays to be seen
+	}
 	return finished, rec, nil
 }
 

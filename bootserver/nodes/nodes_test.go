@@ -216,6 +216,10 @@ func TestStateAndProgress(t *testing.T) {
 	if n := r.List()[0]; n.State != "receive running" || n.Progress == nil || n.Progress.Written != 3 || n.Known {
 		t.Errorf("%+v", n)
 	}
+	report(api.Event{Type: api.EventInstalled})
+	if n := r.List()[0]; n.State != "installed" || n.Progress != nil {
+		t.Errorf("installed, and still %+v", n)
+	}
 	report(api.Event{Type: api.EventStep, Step: "receive", State: api.StepFailed, Error: "target too small"},
 		api.Event{Type: api.EventStep, Step: "late", State: api.StepDone, Boot: "an earlier boot"})
 	if n := open(t, store).List()[0]; n.State != "receive failed: target too small" || n.Progress != nil {

@@ -2,6 +2,7 @@ package disks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -35,6 +36,33 @@ type Tiny struct {
 	Payload int64
 	// Seed makes the payload of one disk differ from that of another.
 	Seed uint64
+	// Panics is a system whose kernel panics at once, where kexec starts it.
+	Panics bool
+}
+
+// BIOSWords are what a BIOS that starts the tiny system's disk says on the
+// serial port, and no more: there is no boot loader.
+const BIOSWords = "started by the BIOS"
+
+// bootCode is a boot sector's code that writes text to the serial port at 0x3f8
+// and halts. A BIOS loads it to 0x7c00.
+func bootCode(text string) []byte {
+	code := []byte{
+		0x31, 0xc0, // xor ax, ax
+		0x8e, 0xd8, // mov ds, ax
+		0xbe, 0x20, 0x7c, // mov si, 0x7c20
+		0xba, 0xf8, 0x03, // mov dx, 0x3f8
+		0xfc,       // cld
+		0xac,       // next: lodsb
+		0x84, 0xc0, // test al, al
+		0x74, 0x03, // jz end
+		0xee,       // out dx, al
+		0xeb, 0xf8, // jmp next
+		0xf4,       // end: hlt
+		0xeb, 0xfd, // jmp end
+	}
+	code = append(code, make([]byte, 0x20-len(code))...)
+	return append(code, "\r\n"+text+"\r\n\x00"...)
 }
 
 // Write makes the disk at path: GPT, one ext4 with the kernel, a BLS entry, the
@@ -56,9 +84,18 @@ func (t Tiny) Write(ctx context.Context, path string) error {
 	if err := runAll(ctx, []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-L", "tiny", "-d", tree, root}); err != nil {
 		return err
 	}
-	return writeDisk(ctx, path, TinySize, tinyDisk, []partition{
+	err = writeDisk(ctx, path, TinySize, tinyDisk, []partition{
 		{start: TinyRootStart, size: TinyRootSize, kind: "L", name: "root", uuid: tinyPart, content: root},
 	})
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("disks: %v", err)
+	}
+	_, err = f.WriteAt(bootCode(BIOSWords), 0)
+	return errors.Join(err, f.Close())
 }
 
 func (t Tiny) fill(tree string) error {
@@ -67,8 +104,12 @@ func (t Tiny) fill(tree string) error {
 			return err
 		}
 	}
+	root := "PARTUUID=" + tinyPart + " rootwait"
+	if t.Panics {
+		root = "/dev/none"
+	}
 	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\n" +
-		"options root=PARTUUID=" + tinyPart + " rootwait ro console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs + "\n"
+		"options root=" + root + " ro console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs + "\n"
 	for name, text := range map[string]string{"boot/loader/entries/tiny.conf": entry, "etc/hostname": TinyHostname + "\n"} {
 		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -60,6 +61,7 @@ type Machine struct {
 	tap    string
 	mac    string
 	starts int
+	faults map[int]string // by disk
 	run    *proc.Proc
 	onAt   time.Time
 }
@@ -99,6 +101,17 @@ func (m *Machine) MAC() string { return m.mac }
 
 // Disk returns the path of disk i.
 func (m *Machine) Disk(i int) string { return m.cfg.Disks[i] }
+
+// Fail has disk i fail as rules say, the configuration of QEMU's blkdebug, from
+// the next time the machine is switched on.
+func (m *Machine) Fail(i int, rules string) error {
+	path := m.cfg.Disks[i] + ".blkdebug"
+	if err := os.WriteFile(path, []byte(rules), 0o644); err != nil {
+		return fmt.Errorf("vm: %s: %v", m.cfg.Name, err)
+	}
+	m.faults = map[int]string{i: "blkdebug:" + path + ":"}
+	return nil
+}
 
 // OnAt returns when the machine was last switched on.
 func (m *Machine) OnAt() time.Time { return m.onAt }
@@ -140,7 +153,7 @@ func (m *Machine) args() []string {
 		args = append(args,
 			// unsafe: what the guest wrote is in the host's page cache, which
 			// outlives QEMU; that is all a test's power cut needs.
-			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+disk,
+			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+m.faults[i]+disk,
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s", id, m.cfg.Name, id))
 	}
 	args = append(args, m.deadCards()...)
