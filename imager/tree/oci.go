@@ -56,7 +56,7 @@ func (m *maker) layers(ctx context.Context, u *unpacking) error {
 	u.layered = true
 	for _, l := range doc.Layers {
 		err := withBlob(root, l.Digest, func(r io.Reader) error {
-			plain, done, err := decompress(l.Digest, r)
+			plain, done, err := decompress(ctx, l.Digest, r)
 			if err != nil {
 				return err
 			}

@@ -78,7 +78,7 @@ func (m *maker) archive(ctx context.Context, u *unpacking) error {
 		return err
 	}
 	defer f.Close() // opened for reading
-	r, done, err := decompress(m.cfg.Tree, f)
+	r, done, err := decompress(ctx, m.cfg.Tree, f)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (m *maker) archive(ctx context.Context, u *unpacking) error {
 }
 
 // decompress unwraps an archive by its content.
-func decompress(name string, f io.Reader) (r io.Reader, done func(), err error) {
+func decompress(ctx context.Context, name string, f io.Reader) (r io.Reader, done func(), err error) {
 	b := bufio.NewReaderSize(f, mib)
 	head, _ := b.Peek(262) // what is not there does not match; reading will tell
 	refuse := func(why string) (io.Reader, func(), error) { return nil, nil, &Refused{Device: name, Why: why} }
@@ -102,9 +102,9 @@ func decompress(name string, f io.Reader) (r io.Reader, done func(), err error) 
 		}
 		return z, z.Close, nil
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return refuse("it is compressed by xz, which this version does not read: unpack it with xz -d")
+		return unxz(ctx, b)
 	case len(head) == 262 && string(head[257:]) == "ustar":
 		return b, func() {}, nil
 	}
-	return refuse("it is neither a folder nor a tar archive, plain or by gzip or zstd")
+	return refuse("it is neither a folder nor a tar archive, plain or by gzip, xz or zstd")
 }

@@ -3,9 +3,9 @@
 // root rights and without loop devices. The kernel and its initrd are found in
 // the tree, and a Boot Loader Specification entry is written where it has none.
 //
-// The tree is a folder, a tar archive or an OCI image layout. Archives by xz are
-// not read yet, nor root filesystems other than ext4 made; each is refused by
-// name. A layout says what disk to make; only disk_size must be in it:
+// The tree is a folder, a tar archive, plain or by gzip, xz or zstd, or an OCI
+// image layout. Root filesystems other than ext4 are not made yet, and refused
+// by name. A layout says what disk to make; only disk_size must be in it:
 //
 //	{
 //	  "disk_size": 4294967296,
