@@ -125,12 +125,15 @@ func compareVersions(a, b string) int {
 func findBLS(volumes []Volume) (Entry, error) {
 	why := errors.New("no boot loader entries")
 	for v := range volumes {
-		for _, dir := range []string{"loader/entries", "boot/loader/entries"} {
+		for _, dir := range volumes[v].folders("loader/entries", "boot/loader/entries") {
 			entries := readBLS(volumes[v].FS, dir)
 			if len(entries) == 0 {
 				continue
 			}
 			e, err := entries[defaultBLS(volumes, v, entries)].resolve(volumes, v, dir)
+			if err == nil {
+				err = e.check(volumes)
+			}
 			if err == nil {
 				return e, nil
 			}
@@ -219,7 +222,7 @@ func (e blsEntry) resolve(volumes []Volume, v int, dir string) (Entry, error) {
 // (1024 bytes of "NAME=VALUE\n", padded with '#').
 func grubEnv(volumes []Volume) map[string]string {
 	for _, v := range volumes {
-		for _, dir := range append(grubDirs, efiDirs(v.FS)...) {
+		for _, dir := range append(v.folders(grubDirs...), efiDirs(v.FS)...) {
 			if text, err := readConfig(v.FS, dir+"/grubenv"); err == nil {
 				return parseEnv(text)
 			}

@@ -5,26 +5,61 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 )
 
 // Volume is a filesystem on the disk.
 type Volume struct {
-	// Partition is its number, 0 if the filesystem has the whole disk.
+	// Partition is its number, 0 if the filesystem has the whole disk or is in a
+	// logical volume.
 	Partition int
+	// Names are those of a logical volume in GRUB's syntax.
+	Names []string
 	// UUID and Label as the boot loader writes them: lower case, with dashes.
 	UUID, Label string
+	// Subvolumes says that folders at the top may be subvolumes, one of which is
+	// the system's /.
+	Subvolumes bool
 	// FS is its content.
 	FS fs.FS
 }
 
 // name is the volume's name in GRUB's syntax. There is only one disk.
 func (v Volume) name() string {
+	if len(v.Names) > 0 {
+		return v.Names[0]
+	}
 	if v.Partition == 0 {
 		return "hd0"
 	}
 	return fmt.Sprintf("hd0,%d", v.Partition)
 }
+
+// folders returns those of dirs below the volume's root and, with subvolumes,
+// below each of them, the root's first.
+func (v Volume) folders(dirs ...string) []string {
+	all := slices.Clone(dirs)
+	if !v.Subvolumes {
+		return all
+	}
+	list, err := fs.ReadDir(v.FS, ".")
+	if err != nil {
+		return all
+	}
+	for _, sub := range list[:min(len(list), maxSubvolumes)] {
+		if !sub.IsDir() {
+			continue
+		}
+		for _, dir := range dirs {
+			all = append(all, sub.Name()+"/"+dir)
+		}
+	}
+	return all
+}
+
+// maxSubvolumes bounds the folders that are looked into.
+const maxSubvolumes = 64
 
 // File is a file on a volume.
 type File struct {
@@ -49,9 +84,6 @@ func Find(volumes []Volume) (Entry, error) {
 	var whys []string
 	for _, find := range []func([]Volume) (Entry, error){findBLS, findGRUB} {
 		e, err := find(volumes)
-		if err == nil {
-			err = e.check(volumes)
-		}
 		if err == nil {
 			return e, nil
 		}

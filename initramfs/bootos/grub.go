@@ -36,13 +36,16 @@ func findGRUB(volumes []Volume) (Entry, error) {
 			return Entry{}, false
 		}
 		e, err := runGRUB(volumes, v, dir)
+		if err == nil {
+			err = e.check(volumes)
+		}
 		if err != nil {
 			why = fmt.Errorf("%s on partition %d: %v", name, volumes[v].Partition, err)
 		}
 		return e, err == nil
 	}
 	for v := range volumes {
-		for _, dir := range grubDirs {
+		for _, dir := range volumes[v].folders(grubDirs...) {
 			if e, ok := try(v, dir); ok {
 				return e, nil
 			}
@@ -71,6 +74,7 @@ var errEndless = errors.New("configuration without end")
 // grub is an interpreter with one disk and no screen.
 type grub struct {
 	volumes []Volume
+	home    int // the volume with the configuration
 	vars    map[string]string
 	params  []string // $1 …, $@
 	funcs   map[string][]statement
@@ -96,7 +100,7 @@ type menuItem struct {
 
 func runGRUB(volumes []Volume, v int, dir string) (Entry, error) {
 	var menu []menuItem
-	g := &grub{volumes: volumes, funcs: make(map[string][]statement), menu: &menu, status: true}
+	g := &grub{volumes: volumes, home: v, funcs: make(map[string][]statement), menu: &menu, status: true}
 	g.vars = map[string]string{
 		"root": volumes[v].name(), "prefix": "(" + volumes[v].name() + ")/" + dir,
 		"grub_platform": "efi", "grub_cpu": "x86_64",
@@ -216,13 +220,14 @@ func (g *grub) resolve(name string) (File, bool) {
 	return File{v, clean(name)}, ok
 }
 
-// volume finds "hdN,gptM", "hdN,msdosM", "hdN,M" or "hdN". N is not looked
-// at: the disk's number at the next start is not what it was at the last.
+// volume finds "hdN,gptM", "hdN,msdosM", "hdN,M" or "hdN", or a logical volume
+// by one of its names. N is not looked at: the disk's number at the next start
+// is not what it was at the last.
 func (g *grub) volume(dev string) (int, bool) {
-	disk, part, _ := strings.Cut(dev, ",")
-	if !strings.HasPrefix(disk, "hd") {
-		return 0, false
+	if !strings.HasPrefix(dev, "hd") {
+		return g.first(func(v Volume) bool { return slices.Contains(v.Names, dev) })
 	}
+	_, part, _ := strings.Cut(dev, ",")
 	n := 0
 	if part != "" {
 		digits := strings.TrimLeft(part, "abcdefghijklmnopqrstuvwxyz")
@@ -231,7 +236,16 @@ func (g *grub) volume(dev string) (int, bool) {
 			return 0, false
 		}
 	}
-	i := slices.IndexFunc(g.volumes, func(v Volume) bool { return v.Partition == n })
+	return g.first(func(v Volume) bool { return v.Partition == n && len(v.Names) == 0 })
+}
+
+// first returns the first volume that is meant. Where a filesystem is there
+// twice, by another subvolume, the configuration's own counts.
+func (g *grub) first(meant func(Volume) bool) (int, bool) {
+	if meant(g.volumes[g.home]) {
+		return g.home, true
+	}
+	i := slices.IndexFunc(g.volumes, meant)
 	return i, i >= 0
 }
 

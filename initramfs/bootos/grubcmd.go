@@ -115,17 +115,20 @@ func (g *grub) search(name string, args []string) {
 	if strings.Contains(name, ".") && len(plain) > 1 {
 		set = plain[1] // search.fs_uuid UUID VARIABLE HINT…
 	}
-	i := slices.IndexFunc(g.volumes, func(v Volume) bool {
+	i, ok := g.first(func(v Volume) bool {
 		switch by {
 		case "fs_uuid":
 			return v.UUID != "" && strings.EqualFold(v.UUID, what)
 		case "fs_label":
 			return v.Label != "" && v.Label == what
 		}
-		_, err := fs.Stat(v.FS, clean(what))
-		return what != "" && err == nil
+		return false
 	})
-	if g.status = i >= 0; g.status && set != "" {
+	if by != "fs_uuid" && by != "fs_label" && what != "" {
+		i = slices.IndexFunc(g.volumes, func(v Volume) bool { _, err := fs.Stat(v.FS, clean(what)); return err == nil })
+		ok = i >= 0
+	}
+	if g.status = ok; ok && set != "" {
 		g.vars[set] = g.volumes[i].name()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,6 +65,8 @@ func (d *disk) addRoots(v bootos.Volume) {
 		return
 	}
 	if isRoot(v.FS, ".") {
+		// Btrfs' default subvolume comes behind all of them, and it is the one.
+		d.roots = slices.DeleteFunc(d.roots, func(r volume) bool { return r.Partition == v.Partition })
 		d.roots = append(d.roots, volume{f, ""})
 		return
 	}

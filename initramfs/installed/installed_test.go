@@ -119,16 +119,21 @@ func TestMount(t *testing.T) {
 		size int64
 		mkfs []string
 		sub  string
+		def  bool // the subvolume is the default one
 	}{
-		{"ext4", 16 << 20, []string{"mkfs.ext4", "-q"}, ""},
-		{"xfs", 320 << 20, []string{"mkfs.xfs", "-q"}, ""},
-		{"btrfs", 128 << 20, []string{"mkfs.btrfs", "-q"}, ""},
-		{"btrfs subvolume", 128 << 20, []string{"mkfs.btrfs", "-q"}, "@"},
+		{"ext4", 16 << 20, []string{"mkfs.ext4", "-q"}, "", false},
+		{"xfs", 320 << 20, []string{"mkfs.xfs", "-q"}, "", false},
+		{"btrfs", 128 << 20, []string{"mkfs.btrfs", "-q"}, "", false},
+		{"btrfs subvolume", 128 << 20, []string{"mkfs.btrfs", "-q"}, "@", false},
+		{"btrfs default subvolume", 128 << 20, []string{"mkfs.btrfs", "-q"}, "@", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dev := loopDisk(t, tt.size, tt.mkfs, func(dir string) {
 				if tt.sub != "" {
 					run(t, "btrfs", "subvolume", "create", filepath.Join(dir, tt.sub))
+				}
+				if tt.def {
+					run(t, "btrfs", "subvolume", "set-default", filepath.Join(dir, tt.sub))
 				}
 				mkdir(t, filepath.Join(dir, tt.sub, "etc"), filepath.Join(dir, tt.sub, "sbin"))
 			})

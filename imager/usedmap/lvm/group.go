@@ -13,6 +13,7 @@ import (
 // group is a volume group as one of its PVs has it.
 type group struct {
 	name    string
+	id      string
 	extent  int64 // bytes
 	start   int64 // byte offset of extent 0 in this PV
 	count   int64 // extents of this PV
@@ -24,6 +25,7 @@ type group struct {
 // volume is a logical volume.
 type volume struct {
 	name string
+	id   string
 	// size is its length in extents, areas what of this PV belongs to it.
 	size  int64
 	areas []allocation
@@ -50,7 +52,7 @@ func parseGroup(text []byte, h *header, size int64) (*group, error) {
 	if err != nil || sectors == 0 {
 		return nil, fmt.Errorf("no sound extent_size")
 	}
-	g := &group{name: vg.name, extent: sectors * sectorSize, pvs: make(map[string]bool)}
+	g := &group{name: vg.name, id: vg.text("id"), extent: sectors * sectorSize, pvs: make(map[string]bool)}
 	if err := g.findSelf(vg, h, size); err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func (g *group) readVolumes(lvs *section) error {
 		names[lv.name] = true
 	}
 	for _, lv := range lvs.sub {
-		v := &volume{name: lv.name}
+		v := &volume{name: lv.name, id: lv.text("id")}
 		if err := g.segments(v, lv, names, below); err != nil {
 			return fmt.Errorf("logical volume %s: %v", lv.name, err)
 		}

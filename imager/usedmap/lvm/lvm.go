@@ -37,18 +37,12 @@ func Probe(r io.ReaderAt, size int64, inside Inside) (*probe.Result, error) {
 	case inside == nil:
 		return res.TakeWhole("it is a physical volume inside a logical one"), nil
 	}
-	text, bad, err := readText(r, h)
+	g, bad, err := readGroup(r, size, h)
 	switch {
 	case err != nil:
 		return res.TakeWhole("it could not be read: %v", err), err
 	case bad != nil:
 		return res.TakeWhole("%v", bad), nil
-	}
-	g := &group{}
-	if len(text) != 0 {
-		if g, err = parseGroup(text, h, size); err != nil {
-			return res.TakeWhole("its metadata do not add up: %v", err), nil
-		}
 	}
 	res.Label = g.name
 	if len(h.data) != 1 {
@@ -87,6 +81,22 @@ func Name(r io.ReaderAt, size int64) (*probe.Result, error) {
 		res.Label = top.sub[0].name
 	}
 	return res, nil
+}
+
+// readGroup returns the volume group of the physical volume with header h, one
+// of nothing if it belongs to none. bad says why it cannot be relied on.
+func readGroup(r io.ReaderAt, size int64, h *header) (g *group, bad, err error) {
+	text, bad, err := readText(r, h)
+	if bad != nil || err != nil {
+		return nil, bad, err
+	}
+	if len(text) == 0 {
+		return &group{}, nil, nil
+	}
+	if g, err = parseGroup(text, h, size); err != nil {
+		return nil, fmt.Errorf("its metadata do not add up: %v", err), nil
+	}
+	return g, nil, nil
 }
 
 // uuid prints a UUID of LVM's: 32 characters of its own in seven groups.

@@ -360,3 +360,33 @@ func TestBigText(t *testing.T) {
 		}
 	}
 }
+
+// TestVolumes lists the volumes that are whole and linear, and wants none of a
+// damaged physical volume.
+func TestVolumes(t *testing.T) {
+	for name, want := range map[string]string{
+		"linear": "one [{65536 196608} {393216 131072}], two [{262144 131072}]",
+		"orphan": "", "layers": "plain [{65536 131072}]", "one-of-two": "",
+		"two-areas": "a1 [{131072 65536}], a4 [{327680 65536}], a5 [{393216 65536}], a6 [{458752 65536}], a7 [{524288 65536}], a8 [{589824 65536}]",
+	} {
+		b := images(t)[name]
+		list, err := Volumes(bytes.NewReader(b), int64(len(b)))
+		var got []string
+		for _, v := range list {
+			got = append(got, fmt.Sprint(v.Name, " ", v.Pieces))
+			if v.Group != "vg0" || len(v.ID) != 38 || len(v.GroupID) != 38 {
+				t.Errorf("%s: %+v", name, v)
+			}
+		}
+		if err != nil || strings.Join(got, ", ") != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		b[4096+100]++ // its metadata area
+		if list, err := Volumes(bytes.NewReader(b), int64(len(b))); err == nil || list != nil {
+			t.Errorf("%s, damaged: %v, %v", name, list, err)
+		}
+	}
+	if list, err := Volumes(bytes.NewReader(make([]byte, 8192)), 8192); err != nil || list != nil {
+		t.Errorf("of zeros: %v, %v", list, err)
+	}
+}
