@@ -161,5 +161,5 @@ func (s *labSite) atWork(m *vm.Machine) {
 		s.must(m.Type(turn.typed))
 	}
 	s.must(m.WaitOff(s.ctx))
-	s.must(disks.CheckExt4(s.ctx, m.Disk(0), disks.DebianRootStart, disks.DebianRootSize))
+	s.must(disks.Ext4().Check(s.ctx, m.Disk(0)))
 }

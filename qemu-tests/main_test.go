@@ -48,7 +48,7 @@ var (
 	debianDisk = sync.OnceValues(func() (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), scaled(15*time.Minute))
 		defer cancel()
-		return disks.Debian(ctx, disks.CacheDir(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		return disks.Debian(ctx, disks.CacheDir(), disks.Ext4(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	})
 )
 

@@ -80,7 +80,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	disk := s.Path("tiny-source.raw")
 	if o.debian {
 		src.hostname, src.size = disks.DebianHostname, disks.DebianSize
-		disk, err = disks.Debian(ctx, disks.CacheDir(), log)
+		disk, err = disks.Debian(ctx, disks.CacheDir(), disks.Ext4(), log)
 	} else {
 		err = disks.Tiny{Init: s.Programs.TinyInit, Kernel: s.Programs.Kernel(), Payload: 32 << 20, Seed: 1}.Write(ctx, disk)
 	}

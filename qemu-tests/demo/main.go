@@ -70,7 +70,7 @@ func run(ctx context.Context, out io.Writer, terminal bool) (err error) {
 
 // prepare ends with a captured image and a boot server that is ready.
 func (d *demo) prepare(ctx context.Context) (site.Captured, error) {
-	disk, err := disks.Debian(ctx, disks.CacheDir(), d.log)
+	disk, err := disks.Debian(ctx, disks.CacheDir(), disks.Ext4(), d.log)
 	if err != nil {
 		return site.Captured{}, err
 	}

@@ -16,7 +16,7 @@ import (
 
 // Where things are on the Debian disk, what it is called and how to log in.
 const (
-	DebianHostname  = "huck-debian"
+	DebianHostname  = "huck-debian" // of the layout Ext4
 	DebianUser      = "root"
 	DebianPassword  = "huck"
 	DebianSize      = 1024 * mib
@@ -31,7 +31,7 @@ const (
 	swapUUID = "64656269-616e-4000-8000-000073776170"
 	espUUID  = "6465-6269"
 
-	recipe = 1 // counted up when the disk is made in another way
+	recipe = 2 // counted up when the disk is made in another way
 )
 
 // Debian makes a disk with a real Debian 12 on it, and returns the path of the
@@ -39,10 +39,10 @@ const (
 // with the same inputs only looks it up. It takes two minutes, root, and
 // the package mirror of the host's own configuration.
 //
-// The disk is a GPT with a BIOS boot partition, an ESP, swap and an ext4 root.
-// The system on it is booted once, to let its own grub-install and
+// The disk is a GPT with a BIOS boot partition, an ESP and what the layout
+// says. The system on it is booted once, to let its own grub-install and
 // update-grub do what they do on a real machine.
-func Debian(ctx context.Context, cache string, log *slog.Logger) (string, error) {
+func Debian(ctx context.Context, cache string, l Layout, log *slog.Logger) (string, error) {
 	mirror, err := mirrorURL(ctx)
 	if err != nil {
 		return "", err
@@ -50,8 +50,8 @@ func Debian(ctx context.Context, cache string, log *slog.Logger) (string, error)
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", fmt.Errorf("disks: %v", err)
 	}
-	path := filepath.Join(cache, fmt.Sprintf("debian-%x.raw", debianKey(mirror)))
-	unlock, err := lock(filepath.Join(cache, "debian.lock"))
+	path := filepath.Join(cache, fmt.Sprintf("%s-%x.raw", l.name, debianKey(mirror, l)))
+	unlock, err := lock(filepath.Join(cache, l.name+".lock"))
 	if err != nil {
 		return "", err
 	}
@@ -59,19 +59,19 @@ func Debian(ctx context.Context, cache string, log *slog.Logger) (string, error)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	log.Info("making a real Debian disk; about two minutes, once", "mirror", mirror)
-	work, err := os.MkdirTemp(cache, "making-debian-")
+	log.Info("making a real Debian disk; about two minutes, once", "mirror", mirror, "layout", l.name)
+	work, err := os.MkdirTemp(cache, "making-"+l.name+"-")
 	if err != nil {
 		return "", fmt.Errorf("disks: %v", err)
 	}
 	defer os.RemoveAll(work)
-	d := debian{work: work, tree: filepath.Join(work, "tree"), disk: filepath.Join(work, "disk"), mirror: mirror, log: log}
+	d := debian{work: work, tree: filepath.Join(work, "tree"), disk: filepath.Join(work, "disk"), mirror: mirror, log: log, Layout: l}
 	for _, step := range []func(context.Context) error{d.bootstrap, d.configure, d.shrink, d.assemble, d.firstBoot} {
 		if err := step(ctx); err != nil {
 			return "", fmt.Errorf("disks: make Debian: %w", err)
 		}
 	}
-	if err := CheckExt4(ctx, d.disk, DebianRootStart, DebianRootSize); err != nil {
+	if err := l.Check(ctx, d.disk); err != nil {
 		return "", err
 	}
 	if err := os.Rename(d.disk, path); err != nil {
@@ -82,10 +82,11 @@ func Debian(ctx context.Context, cache string, log *slog.Logger) (string, error)
 
 // debianKey hashes all that decides what is on the disk. Packages of a stable
 // release change little; a point release is no reason to make it again.
-func debianKey(mirror string) []byte {
+func debianKey(mirror string, l Layout) []byte {
 	h := sha256.New()
 	fmt.Fprintln(h, recipe, mirror, debianSuite, debianPackages, DebianSize, DebianRootStart, espStart, espSize, swapStart, swapSize)
-	for _, f := range debianFiles() {
+	fmt.Fprintf(h, "%s %s %v %s", l.packages, l.fill, l.lvm, lvmScript)
+	for _, f := range l.files() {
 		fmt.Fprintln(h, f.name, f.mode, f.text)
 	}
 	fmt.Fprintln(h, shrinkScript)

@@ -28,7 +28,7 @@ func TestDebianBoots(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	cached, err := disks.Debian(ctx, disks.CacheDir(), slog.New(slog.NewTextHandler(t.Output(), nil)))
+	cached, err := disks.Debian(ctx, disks.CacheDir(), disks.Ext4(), slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestDebianBoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("off after %v", time.Since(start))
-	if err := disks.CheckExt4(ctx, disk, disks.DebianRootStart, disks.DebianRootSize); err != nil {
+	if err := disks.Ext4().Check(ctx, disk); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -109,22 +109,6 @@ func runAll(ctx context.Context, commands ...[]string) error {
 	return nil
 }
 
-// CheckExt4 copies the ext4 filesystem at a disk's byte offset to a file beside
-// it and has e2fsck look at it. An error says what is wrong with it.
-func CheckExt4(ctx context.Context, disk string, offset, size int64) (err error) {
-	src, err := os.Open(disk)
-	if err != nil {
-		return fmt.Errorf("disks: %v", err)
-	}
-	defer src.Close()
-	part := disk + ".fsck"
-	defer os.Remove(part)
-	if err := extract(part, io.NewSectionReader(src, offset, size)); err != nil {
-		return fmt.Errorf("disks: extract filesystem: %v", err)
-	}
-	return runAll(ctx, []string{"e2fsck", "-f", "-n", part})
-}
-
 // extract writes a sparse copy of r.
 func extract(path string, r *io.SectionReader) (err error) {
 	f, err := os.Create(path)

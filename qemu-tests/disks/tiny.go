@@ -98,22 +98,35 @@ func (t Tiny) Write(ctx context.Context, path string) error {
 	return errors.Join(err, f.Close())
 }
 
+// fill makes the tree and says how to boot it.
 func (t Tiny) fill(tree string) error {
-	for _, dir := range []string{"boot/loader/entries", "sbin", "etc", "dev", "proc", "sys", "data"} {
-		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
-			return err
-		}
+	if err := t.Tree(tree); err != nil {
+		return err
+	}
+	entries := filepath.Join(tree, "boot/loader/entries")
+	if err := os.MkdirAll(entries, 0o755); err != nil {
+		return err
 	}
 	root := "PARTUUID=" + tinyPart + " rootwait"
 	if t.Panics {
 		root = "/dev/none"
 	}
-	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\n" +
-		"options root=" + root + " ro console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs + "\n"
-	for name, text := range map[string]string{"boot/loader/entries/tiny.conf": entry, "etc/hostname": TinyHostname + "\n"} {
-		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
+	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\noptions root=" + root + " ro " + TinyCmdline + "\n"
+	return os.WriteFile(filepath.Join(entries, "tiny.conf"), []byte(entry), 0o644)
+}
+
+// TinyCmdline is the kernel's command line but for what it says of the root.
+const TinyCmdline = "console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs
+
+// Tree puts the system's files into a folder, without a word of how to boot it.
+func (t Tiny) Tree(tree string) error {
+	for _, dir := range []string{"boot", "sbin", "etc", "dev", "proc", "sys", "data"} {
+		if err := os.MkdirAll(filepath.Join(tree, dir), 0o755); err != nil {
 			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(tree, "etc/hostname"), []byte(TinyHostname+"\n"), 0o644); err != nil {
+		return err
 	}
 	if err := copyFile(filepath.Join(tree, "sbin/init"), t.Init, 0o755); err != nil {
 		return err
