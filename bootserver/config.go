@@ -294,7 +294,7 @@ func (c *config) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, e
 		return nil, nil
 	}
 	// kong's own error would not say where the value is from.
-	if err := flag.Parse(kong.Scan(text), reflect.New(flag.Target.Type()).Elem()); err != nil {
+	if err := flag.Parse(kong.Scan().PushTyped(text, kong.FlagValueToken), reflect.New(flag.Target.Type()).Elem()); err != nil {
 		return nil, c.at(flag.Name, err)
 	}
 	c.given[flag.Name] = true

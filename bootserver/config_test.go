@@ -81,8 +81,10 @@ floor = 0.5
 polite = true
 dns = ["1.1.1.1", "2.2.2.2"]
 ttl = 7
+probe = false
+jumbo = false
 `, "--interface", "b", "--ttl", "9")
-	if s := c.Serve; err != nil || s.Interface != "b" || s.Data != "d" || s.Floor != 0.5 || !s.Polite || fmt.Sprint(s.DNS) != "[1.1.1.1 2.2.2.2]" || s.TTL != 9 || s.HTTP != ":8480" {
+	if s := c.Serve; err != nil || s.Interface != "b" || s.Data != "d" || s.Floor != 0.5 || !s.Polite || fmt.Sprint(s.DNS) != "[1.1.1.1 2.2.2.2]" || s.TTL != 9 || s.Probe || s.Jumbo || s.HTTP != ":8480" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -96,6 +98,7 @@ func TestConfigErrors(t *testing.T) {
 		"another command's":  {"server = \"x\"", "huck.conf:1: server: there is no such key"},
 		"twice":              {"data = \"x\"\ndata = \"y\"", "data"},
 		"type":               {"data = \"x\"\nttl = \"many\"", "huck.conf:2: ttl: "},
+		"neither yes nor no": {"data = \"x\"\npolite = 3", "huck.conf:2: polite: "},
 		"a table for a flag": {"[data]\nx = 1", "huck.conf:2: data.x: there is no such key"},
 		"key of a subnet":    {"[[subnet]]\nprefix = \"10.0.0.0/24\"\nrooter = \"10.0.0.1\"", "huck.conf:3: subnet[0].rooter: there is no such key"},
 		"no prefix":          {"data = \"x\"\n[[subnet]]\npools = []", "huck.conf:2: subnet[0]: prefix is missing"},

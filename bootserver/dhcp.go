@@ -62,7 +62,9 @@ func (s *site) openDHCP() error {
 	case dhcpAuthoritative:
 		lease := s.set.dhcp
 		lease.BootConfig = tell
-		lease.Probe = (&dhcp.Prober{Interface: s.set.ifi, Log: told.log}).Probe
+		if s.cmd.Probe {
+			lease.Probe = (&dhcp.Prober{Interface: s.set.ifi, Log: told.log}).Probe
+		}
 		lease.Conflict, lease.Rival = told.conflict, told.rival
 		s.pool = pools(lease)
 		r, err := dhcp.NewResponder(s.ctx, lease, s.state)

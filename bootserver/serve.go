@@ -37,6 +37,7 @@ type serveCmd struct {
 	Pool      string     `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
 	Router    string     `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
 	DNS       []string   `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
+	Probe     bool       `default:"true" negatable:"" help:"Look by ARP or ping whether an address is in use before it is leased (default). --no-probe is for networks where a router answers for every address."`
 	HTTP      string     `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
 	Netboot   string     `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
 	Append    string     `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`

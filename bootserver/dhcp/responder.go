@@ -177,7 +177,7 @@ func (r *Responder) discover(ctx context.Context, a asker) (*dhcpv4.DHCPv4, erro
 			r.cfg.Conflict(offer, user)
 		}
 	}
-	return nil, fmt.Errorf("dhcp: %d addresses in a row are in use by others; is the pool somebody else's?", maxConflicts)
+	return nil, fmt.Errorf("dhcp: %d addresses in a row are in use by others; is the pool somebody else's, or does a router answer for every address (then --no-probe)?", maxConflicts)
 }
 
 // reserve chooses an address and writes the offer down. held is true if the

@@ -193,6 +193,48 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestIPv6: the same over IPv6, from the address that was asked.
+func TestIPv6(t *testing.T) {
+	if !nettest.Isolate(t) {
+		return
+	}
+	nettest.Veth(t, "10.0.0.1/24")
+	nettest.Run(t, "ip addr add fd00::1/64 dev srv nodad")
+	nettest.Run(t, "ip addr add fd00::2/64 dev srv nodad")
+	nettest.Run(t, "ip -n client addr add fd00::9/64 dev cli nodad")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 3000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ifi, err := net.InterfaceByName("srv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := tftp.Listen(t.Context(), tftp.Config{Interface: ifi, IPv6: true, Files: boot.Folder(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for name, want := range map[string]string{"file": "\x00\x06blksize\x001448\x00", "none": "\x00\x05\x00\x01file not found\x00"} {
+		var c *net.UDPConn
+		nettest.In(t, "client", func() { c, err = net.ListenUDP("udp6", nil) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.WriteTo([]byte("\x00\x01"+name+"\x00octet\x00blksize\x009000\x00"), &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: s.Port()}); err != nil {
+			t.Fatal(err)
+		}
+		if got, from := reply(t, c); got != want || !from.(*net.UDPAddr).IP.Equal(net.ParseIP("fd00::1")) {
+			t.Errorf("%s: %q from %v", name, got, from)
+		}
+	}
+}
+
 // TestDoubledRequest: a request that comes twice is one transfer.
 func TestDoubledRequest(t *testing.T) {
 	port, stop := onLoopback(t)
