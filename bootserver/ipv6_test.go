@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,4 +47,26 @@ func TestIPv6Only(t *testing.T) {
 		t.Errorf("over TFTP came %q, %v", b, err)
 	}
 	srv.stopIn(t, 5*time.Second)
+}
+
+// TestBothFamilies: each machine is told an address of the family it asks over.
+func TestBothFamilies(t *testing.T) {
+	nettest.Tool(t, "curl")
+	if !nettest.Isolate(t) {
+		return
+	}
+	nettest.Veth(t, "10.0.0.1/24")
+	nettest.Run(t, "ip addr add fd01::1/64 dev srv nodad")
+	nettest.Run(t, "ip -n client addr add 10.0.0.2/24 dev cli")
+	nettest.Run(t, "ip -n client addr add fd01::2/64 dev cli nodad")
+	srv := start(t, "--interface", "srv", "--data", t.TempDir(), "--netboot", netboot(t))
+	_, port, err := net.SplitHostPort(srv.http)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, base := range []string{"http://10.0.0.1:" + port, "http://[fd01::1]:" + port} {
+		if script := inClient(t, "curl", "-gsS", base+"/boot/ipxe"); !strings.Contains(script, "huck.server="+base+" ") {
+			t.Errorf("over %s the script is %s", base, script)
+		}
+	}
 }

@@ -19,7 +19,7 @@ func (s *site) openImages() (err error) {
 	}
 	s.tasks = append(s.tasks, task{"cast", s.library.cast.Run}, task{"origin", s.library.origin.Run})
 	s.web.SetHandler(web.Handler(web.Config{
-		Nodes: s.nodes, Events: s.events, Files: s.files, Server: s.url, Append: s.cmd.Append,
+		Nodes: s.nodes, Events: s.events, Files: s.files, Server: s.url, Server6: s.url6(), Append: s.cmd.Append,
 		Images: s.library.origin.Handler(), Resolve: s.library.origin.Resolve, Tags: s.library.store.Tags,
 		Scripted: func(mac string) { s.boot(mac, "ipxe", "boot script sent") },
 		Log:      s.log,

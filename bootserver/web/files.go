@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 
 	"huck/bootserver/boot"
 	"huck/imager/origin"
@@ -20,7 +21,11 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 	if hw, err := net.ParseMAC(r.URL.Query().Get("mac")); err == nil && len(hw) == 6 {
 		mac = hw.String()
 	}
-	text := boot.Script(s.Server, s.Append)
+	server := s.Server
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && s.Server6 != nil && peer.Addr().Is6() && !peer.Addr().Is4In6() {
+		server = s.Server6
+	}
+	text := boot.Script(server, s.Append)
 	if mac != "" && r.Method == http.MethodGet {
 		ownDisk, err := s.Nodes.AtFirmware(r.Context(), mac)
 		if err != nil { // the appliance will ask again

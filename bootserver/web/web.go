@@ -39,7 +39,9 @@ type Config struct {
 	// Server is our URL as machines see it; Append goes to the end of the
 	// kernel command line.
 	Server *url.URL
-	Append string
+	// Server6 is the same for those who ask over IPv6; nil if there is none.
+	Server6 *url.URL
+	Append  string
 	// Images serves what is below api.PathRefs and api.PathImages; it asks
 	// Authorize by itself.
 	Images http.Handler
