@@ -90,6 +90,37 @@ func (c *unassignCmd) Run(a *app) error {
 	return c.call(a.ctx, http.MethodDelete, nil, nil, api.PathNodes, c.Node, "assignment")
 }
 
+type captureCmd struct {
+	serverFlag
+	Node    string `arg:"" help:"The machine: its ID as nodes lists it, or the MAC of one that was never seen."`
+	Name    string `placeholder:"NAME" help:"The image's name; its next version is made."`
+	Disk    string `default:"only" placeholder:"RULE" help:"The disk, as for assign (${default})."`
+	Then    string `default:"kexec" placeholder:"WHAT" help:"When the image is complete: kexec (default), reboot, poweroff or wait."`
+	Force   bool   `help:"Take a filesystem that was not shut down cleanly all the same."`
+	SkipBad bool   `help:"Go on at read errors; what cannot be read becomes zeros and is listed."`
+	Cancel  bool   `help:"Take the order back."`
+}
+
+// Run orders an image of a node's disk: at once if its appliance waits, else at
+// its next boot.
+func (c *captureCmd) Run(a *app) error {
+	if c.Cancel {
+		return c.call(a.ctx, http.MethodDelete, nil, nil, api.PathNodes, c.Node, api.PathCapture)
+	}
+	if err := image.CheckName(c.Name); err != nil {
+		return usageError{fmt.Errorf("--name: %w", err)}
+	}
+	if _, err := api.ParseRule(c.Disk); err != nil {
+		return usageError{err}
+	}
+	then, err := api.ParseThen(c.Then)
+	if err != nil {
+		return usageError{err}
+	}
+	req := api.CaptureRequest{Name: c.Name, Disk: c.Disk, Then: then, Force: c.Force, SkipBad: c.SkipBad}
+	return c.call(a.ctx, http.MethodPut, req, nil, api.PathNodes, c.Node, api.PathCapture)
+}
+
 type groupCmd struct {
 	serverFlag
 	Name   string   `arg:"" name:"group" help:"The group; it is made where there is none."`

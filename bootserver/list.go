@@ -71,6 +71,9 @@ func assignmentWords(n api.Node) string {
 // stateWords is the last step, and why nothing follows it where that is so.
 func stateWords(n api.Node) string {
 	s := n.State
+	if n.Capture != "" {
+		s += ", to be captured as " + n.Capture
+	}
 	if n.Maintenance {
 		s += ", in maintenance"
 	}

@@ -84,6 +84,7 @@ type cli struct {
 	Nodes    nodesCmd    `cmd:"" help:"List the machines."`
 	Events   eventsCmd   `cmd:"" help:"Print what happened, and what happens."`
 	Assign   assignCmd   `cmd:"" help:"Tell a machine, or each of a group, which image to carry."`
+	Capture  captureCmd  `cmd:"" help:"Have a machine put an image of its disk into the store."`
 	Unassign unassignCmd `cmd:"" help:"Take the assignment of a machine or a group away."`
 	Group    groupCmd    `cmd:"" help:"Put machines into a group; each gets the group's assignment unless it has one of its own."`
 	Maintain maintainCmd `cmd:"" help:"Keep a machine in the rescue shell, with nothing written to its disk."`

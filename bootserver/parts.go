@@ -9,6 +9,7 @@ import (
 	"huck/bootserver/tftp"
 	"huck/bootserver/web"
 	"huck/imager/api"
+	"huck/imager/intake"
 )
 
 // openImages opens the library and, knowing all parts now, the handler.
@@ -18,8 +19,11 @@ func (s *site) openImages() (err error) {
 		return err
 	}
 	s.tasks = append(s.tasks, task{"cast", s.library.cast.Run}, task{"origin", s.library.origin.Run})
+	captures := intake.New(s.library.store, s.log)
+	s.tasks = append(s.tasks, task{"intake", captures.Run})
 	s.web.SetHandler(web.Handler(web.Config{
 		Nodes: s.nodes, Events: s.events, Files: s.files, Server: s.url, Server6: s.url6(), Append: s.cmd.Append,
+		Intake: captures,
 		Images: s.library.origin.Handler(), Resolve: s.library.origin.Resolve, Tags: s.library.store.Tags,
 		Scripted: func(mac string) { s.boot(mac, "ipxe", "boot script sent") },
 		Log:      s.log,

@@ -314,7 +314,7 @@ func (r *Registry) Report(ctx context.Context, id string, events []api.Event) er
 // checkEvent refuses what is not a node's to say.
 func checkEvent(e *api.Event) error {
 	switch e.Type {
-	case api.EventStep, api.EventProgress, api.EventVerified, api.EventInstalled, api.EventLog:
+	case api.EventStep, api.EventProgress, api.EventVerified, api.EventInstalled, api.EventCaptured, api.EventLog:
 	default:
 		return invalid("event type %.40q", e.Type)
 	}
@@ -338,7 +338,7 @@ func (r *Registry) apply(ctx context.Context, n *node, events []api.Event) (fini
 		case e.Boot != "" && e.Boot != rec.Boot: // of an earlier boot: for the diary only
 		case e.Type == api.EventProgress:
 			progress = e.Progress
-		case e.Type == api.EventStep, e.Type == api.EventInstalled:
+		case e.Type == api.EventStep, e.Type == api.EventInstalled, e.Type == api.EventCaptured:
 			news = append(news, e)
 		}
 	}
@@ -372,6 +372,10 @@ func (r *record) hear(e api.Event, now time.Time) (finished bool) {
 	if e.Type == api.EventInstalled {
 		r.State = "installed"
 		return r.finish()
+	}
+	if e.Type == api.EventCaptured {
+		r.captured()
+		return false
 	}
 	r.State = describe(e)
 	switch e.State {

@@ -211,8 +211,12 @@ func (n *node) public(start api.Then) api.Node {
 	if n.rec.NoKexec {
 		p.Start = api.ThenReboot
 	}
-	if n.rec.want() != nil {
-		a := n.rec.assignment()
+	rec := n.rec
+	if rec.Capture != nil {
+		p.Capture, rec.Capture = rec.Capture.Name, nil
+	}
+	if rec.want() != nil {
+		a := rec.assignment()
 		p.Assignment, p.Inherited = &a, n.rec.Own == nil
 	}
 	return p

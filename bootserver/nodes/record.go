@@ -38,6 +38,12 @@ type record struct {
 	// Maintenance keeps the node in the rescue shell.
 	Maintenance bool `json:"maintenance,omitempty"`
 
+	// Capture is an order to capture the disk, which comes before every
+	// assignment and goes when it has been carried out. Captured is the boot that
+	// did: it is not for anything else any more.
+	Capture  *order `json:"capture,omitempty"`
+	Captured string `json:"captured,omitempty"`
+
 	// Boot is the BootID of the latest registration; firmwareBoot after
 	// a start of the machine's own system that no appliance saw.
 	Boot string `json:"boot,omitempty"`
@@ -73,6 +79,12 @@ type record struct {
 	Lost   int       `json:"lost,omitempty"`
 	LostBy api.Then  `json:"lost_by,omitempty"`
 	Back   time.Time `json:"back,omitzero"`
+}
+
+// order is an operator's order to capture; Serial tells it from the next.
+type order struct {
+	api.CaptureRequest
+	Serial uint64 `json:"serial"`
 }
 
 // want is an operator's wish, with the reference resolved.
@@ -190,6 +202,9 @@ func (r *record) assignment() api.Assignment {
 	switch {
 	case r.Maintenance:
 		a.Action = api.ActionShell
+	case r.Capture != nil:
+		return api.Assignment{Serial: r.Version, Action: api.ActionCapture, Disk: r.Capture.Disk, Then: r.Capture.Then, Capture: &r.Capture.CaptureRequest}
+	case r.Captured != "" && r.Captured == r.Boot:
 	case r.own():
 		if w == nil {
 			a.Disk = r.Settled

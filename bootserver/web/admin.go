@@ -55,6 +55,21 @@ func (s *server) unassign(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+func (s *server) capture(w http.ResponseWriter, r *http.Request) {
+	order(s, w, r, func(req api.CaptureRequest) error {
+		return s.Nodes.Capture(r.Context(), r.PathValue("node"), req)
+	})
+}
+
+func (s *server) uncapture(w http.ResponseWriter, r *http.Request) {
+	setWriteDeadline(w, answerTime)
+	if err := s.Nodes.Uncapture(r.Context(), r.PathValue("node")); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
 func (s *server) maintain(w http.ResponseWriter, r *http.Request) {
 	order(s, w, r, func(req api.MaintenanceRequest) error {
 		return s.Nodes.Maintain(r.Context(), r.PathValue("node"), req.On)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/intake"
 	"huck/imager/origin"
 	"huck/imager/personal"
 )
@@ -107,6 +108,18 @@ func parseAfter(r *http.Request) (after uint64, hold bool, err error) {
 		return 0, false, fmt.Errorf("%w: after=%.40q is no serial", errBody, s)
 	}
 	return after, true, nil
+}
+
+// capturing passes requests on of a node that was told to capture its disk.
+func (s *server) capturing(h intake.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		job, err := s.Nodes.CaptureJob(r.PathValue("node"))
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		h(w, r, job)
+	}
 }
 
 // personality answers with what makes the node's system its own, private keys

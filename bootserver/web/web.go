@@ -27,6 +27,7 @@ import (
 	"huck/bootserver/nodes"
 	"huck/imager/api"
 	"huck/imager/image"
+	"huck/imager/intake"
 	"huck/imager/origin"
 	"huck/imager/store"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	// Images serves what is below api.PathRefs and api.PathImages; it asks
 	// Authorize by itself.
 	Images http.Handler
+	// Intake takes what nodes capture.
+	Intake *intake.Server
 	// Resolve finds the image of a reference; store.ErrNotFound if none.
 	Resolve func(ctx context.Context, ref string) (api.Resolved, error)
 	// Tags lists the images for the page.
@@ -78,11 +81,17 @@ func Handler(cfg Config) http.Handler {
 	mux.HandleFunc("GET "+api.PathNodes, s.here(s.list))
 	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/assignment", s.here(s.assign))
 	mux.HandleFunc("DELETE "+api.PathNodes+"/{node}/assignment", s.here(s.unassign))
+	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/capture", s.here(s.capture))
+	mux.HandleFunc("DELETE "+api.PathNodes+"/{node}/capture", s.here(s.uncapture))
 	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/maintenance", s.here(s.maintain))
 	mux.HandleFunc("PUT "+api.PathNodes+"/{node}/model", s.here(s.model))
 	mux.HandleFunc("PUT "+api.PathGroups+"/{group}", s.here(s.group))
 	mux.HandleFunc("GET "+api.PathEvents, s.here(s.follow))
 	mux.HandleFunc("GET /{$}", s.here(s.page))
+	for route, h := range s.Intake.Routes() {
+		method, path, _ := strings.Cut(route, " ")
+		mux.HandleFunc(method+" "+api.PathNodes+"/{node}/"+path, s.asNode(s.capturing(h)))
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		origin.WriteError(w, http.StatusNotFound, "not_found", fmt.Errorf("web: no %s %.200s here", r.Method, r.URL.Path))
 	})

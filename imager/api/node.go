@@ -24,6 +24,8 @@ import (
 //	GET    /v1/nodes                        → []Node
 //	PUT    /v1/nodes/NAME/assignment        AssignRequest → Assignment; NAME is a node's or a group's
 //	DELETE /v1/nodes/NAME/assignment        → 204
+//	PUT    /v1/nodes/NODE/capture           CaptureRequest → 204
+//	DELETE /v1/nodes/NODE/capture           → 204
 //	PUT    /v1/nodes/NAME/maintenance       MaintenanceRequest → 204
 //	PUT    /v1/nodes/NODE/model             ModelRequest → 204
 //	PUT    /v1/groups/GROUP                 GroupRequest → Group
@@ -118,6 +120,8 @@ const (
 	// ActionBoot: start the system on the target disk, by kexec or by a reboot
 	// as Then says.
 	ActionBoot Action = "boot"
+	// ActionCapture: make an image of the disk in the server's store.
+	ActionCapture Action = "capture"
 	// ActionShell: maintenance. Write nothing, and have a shell on the console.
 	ActionShell Action = "shell"
 )
@@ -202,6 +206,20 @@ type Group struct {
 	Nodes []string `json:"nodes"`
 }
 
+// CaptureRequest asks for an image of a node's disk, once. It comes before the
+// node's assignment, which stays.
+type CaptureRequest struct {
+	// Name is the image's; its next version is made.
+	Name string `json:"name"`
+	Disk string `json:"disk"` // a Rule
+	// Then is what the node does when its image is complete.
+	Then Then `json:"then"`
+	// Force takes a filesystem that was not shut down cleanly all the same;
+	// SkipBad puts zeros where the disk cannot be read, and lists them.
+	Force   bool `json:"force,omitempty"`
+	SkipBad bool `json:"skip_bad,omitempty"`
+}
+
 // MaintenanceRequest puts a node into maintenance, or ends that.
 type MaintenanceRequest struct {
 	On bool `json:"on"`
@@ -229,6 +247,8 @@ type Assignment struct {
 	// Why tells people why a node waits in spite of an assignment.
 	Why string `json:"why,omitempty"`
 	InstallOptions
+	// Capture is what ActionCapture asks for.
+	Capture *CaptureRequest `json:"capture,omitempty"`
 	// Personalise is set if the node is to fetch its personality and apply it.
 	Personalise bool `json:"personalise,omitempty"`
 }
@@ -244,6 +264,8 @@ type Node struct {
 	Group      string      `json:"group,omitempty"`
 	Assignment *Assignment `json:"assignment,omitempty"`
 	Inherited  bool        `json:"inherited,omitempty"`
+	// Capture is the name of the image that it is to be captured as.
+	Capture string `json:"capture,omitempty"`
 	// Maintenance tells that it is kept in the rescue shell.
 	Maintenance bool `json:"maintenance,omitempty"`
 	// Failures counts installations in a row that were begun and not reported
@@ -272,6 +294,9 @@ const (
 	// EventInstalled: an installation is complete; Data is the done line of
 	// `imager receive` (Result).
 	EventInstalled EventType = "installed"
+	// EventCaptured: an image is complete and tagged; Data is the done line of
+	// `imager capture`.
+	EventCaptured EventType = "captured"
 	// EventLog: a log record of the appliance.
 	EventLog EventType = "log"
 	// EventNode: the server's own words about a node (seen, assigned, …).

@@ -28,12 +28,32 @@ type Device interface {
 	SectorSize() int
 }
 
+// Store takes an image: a store.WriteStore, or one far away, which then has
+// both of Asker and Sizer.
+type Store interface {
+	NewWriter(ctx context.Context) (store.Writer, error)
+	PutImage(ctx context.Context, manifest, compressedMap []byte) error
+	CreateTag(ctx context.Context, name string, digest image.ID, parent string, labels map[string]string) (image.TagInfo, error)
+}
+
+// Asker is a store.Writer that is better asked for many chunks at once.
+type Asker interface {
+	// Ask sets known[i] where Put of ids[i] would add nothing.
+	Ask(ctx context.Context, ids []image.ID, known []bool) error
+}
+
+// Sizer is a Store without an index in memory.
+type Sizer interface {
+	// EncodedBytes is store.EncodedBytes of an image that was put.
+	EncodedBytes(ctx context.Context, digest image.ID) (int64, error)
+}
+
 // Config tells what to capture and how.
 type Config struct {
 	// Device is the disk.
 	Device Device
 	// Store takes the image.
-	Store store.WriteStore
+	Store Store
 	// Name is the image's name; its next version is created.
 	Name string
 	// Parent is the full reference of the image that this one derives from, or
@@ -191,10 +211,20 @@ func (p *plan) store(ctx context.Context, w store.Writer) (Result, error) {
 	for _, e := range p.man.Bad {
 		res.BadBytes += e.Size
 	}
-	if res.EncodedBytes, err = store.EncodedBytes(p.cfg.Store, &image.Image{Layout: layout}); err != nil {
+	if res.EncodedBytes, err = p.encodedBytes(ctx, &image.Image{Digest: digest, Layout: layout}); err != nil {
 		return Result{}, err
 	}
 	return res, nil
+}
+
+func (p *plan) encodedBytes(ctx context.Context, img *image.Image) (int64, error) {
+	switch s := p.cfg.Store.(type) {
+	case Sizer:
+		return s.EncodedBytes(ctx, img.Digest)
+	case store.Store:
+		return store.EncodedBytes(s, img)
+	}
+	return 0, fmt.Errorf("capture: the store cannot tell the size of an image") // a bug in our own code
 }
 
 // sum makes the chunk map of what was read and completes the manifest with it.

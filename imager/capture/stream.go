@@ -237,12 +237,16 @@ type worker struct {
 	enc   *image.Encoder
 	chunk []byte // a chunk whose blocks are not contiguous
 	code  []byte // an encoded chunk
+	ids   []image.ID
+	known []bool // which of ids the store has
 }
 
 func (s *stream) newWorker() *worker {
 	// Room for what zstd adds before it finds that the chunk does not shrink.
 	const room = image.RegionSize + image.RegionSize/64
-	return &worker{s: s, enc: image.NewEncoder(), chunk: make([]byte, image.RegionSize), code: make([]byte, 0, room)}
+	const most = batchSize / image.RegionSize
+	return &worker{s: s, enc: image.NewEncoder(), chunk: make([]byte, image.RegionSize), code: make([]byte, 0, room),
+		ids: make([]image.ID, 0, most), known: make([]bool, most)}
 }
 
 // work stores the chunks of full batches until there are no more.
@@ -264,33 +268,53 @@ func (s *stream) work(ctx context.Context) error {
 	}
 }
 
+// batch identifies the chunks of a batch, asks for all of them and stores those
+// that are new.
 func (w *worker) batch(ctx context.Context, b *batch) error {
 	var n int64
+	w.ids = w.ids[:0]
 	for i := range b.entries {
-		chunk, err := w.put(ctx, b, &b.entries[i])
-		if err != nil {
+		e := &b.entries[i]
+		chunk := w.gather(b, e)
+		e.ID = image.Sum(chunk)
+		w.ids = append(w.ids, e.ID)
+		n += int64(len(chunk))
+	}
+	known := w.known[:len(w.ids)]
+	if err := w.ask(ctx, known); err != nil {
+		return err
+	}
+	for i := range b.entries {
+		if known[i] {
+			continue
+		}
+		if err := w.put(ctx, b, &b.entries[i]); err != nil {
 			return err
 		}
-		n += int64(chunk)
 	}
 	w.s.progress(n)
 	return nil
 }
 
-// put identifies the chunk of an entry and stores it if it is new. It returns
-// the chunk's length.
-func (w *worker) put(ctx context.Context, b *batch, e *image.Entry) (int, error) {
-	chunk := w.gather(b, e)
-	e.ID = image.Sum(chunk)
-	if w.s.w.Has(e.ID) {
-		return len(chunk), nil
+func (w *worker) ask(ctx context.Context, known []bool) error {
+	if a, ok := w.s.w.(Asker); ok {
+		return a.Ask(ctx, w.ids, known)
 	}
+	for i, id := range w.ids {
+		known[i] = w.s.w.Has(id)
+	}
+	return nil
+}
+
+// put stores the chunk of an entry.
+func (w *worker) put(ctx context.Context, b *batch, e *image.Entry) error {
+	chunk := w.gather(b, e)
 	w.code = w.enc.Encode(w.code[:0], chunk)
 	added, err := w.s.w.Put(ctx, e.ID, len(chunk), w.code)
 	if added {
 		w.s.newBytes.Add(int64(len(w.code)))
 	}
-	return len(chunk), err
+	return err
 }
 
 // gather returns the used blocks of an entry in disk order, without a copy if

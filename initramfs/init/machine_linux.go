@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/api"
+	"huck/imager/capture"
 	"huck/imager/disk"
 	"huck/imager/inspect"
 	"huck/imager/personal"
@@ -80,6 +81,16 @@ func (m *thisMachine) DisksMayCome() bool {
 
 func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Result, error) {
 	return receive.Run(ctx, cfg)
+}
+
+func (m *thisMachine) Capture(ctx context.Context, path string, cfg capture.Config) (capture.Result, error) {
+	dev, err := disk.Open(path, false)
+	if err != nil {
+		return capture.Result{}, err
+	}
+	defer dev.Close() // opened for reading: nothing can be lost
+	cfg.Device = dev
+	return capture.Run(ctx, cfg)
 }
 
 func (m *thisMachine) Reread(path string) error { return disk.Reread(path) }

@@ -16,6 +16,7 @@ type tracker struct {
 	b     *boot
 	alive func()
 	path  string
+	step  string
 
 	mu   sync.Mutex
 	last api.Progress
@@ -47,8 +48,16 @@ func (t *tracker) progress(p api.Progress) {
 	}
 	t.told, t.done = now, p.Written+p.InPlace
 	p.Rate = int64(t.rate)
-	t.b.tick("%s receive: %s", steps.Uptime(), p)
-	t.b.run.Event(api.Event{Type: api.EventProgress, Step: "receive", Progress: &p})
+	t.b.tick("%s %s: %s", steps.Uptime(), t.step, p)
+	t.b.run.Event(api.Event{Type: api.EventProgress, Step: t.step, Progress: &p})
+}
+
+// watching runs watch until the function that it returns is called.
+func (t *tracker) watching(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); t.watch(ctx) }()
+	return func() { cancel(); <-ended }
 }
 
 // smooth takes a new rate into account, so that what it means for the time

@@ -14,11 +14,8 @@ import (
 // receive puts the image on the target: plan, receive, write, read back.
 func (b *boot) receive(a api.Assignment, target *api.Disk, result *api.Result) func(context.Context, func()) (string, error) {
 	return func(ctx context.Context, alive func()) (string, error) {
-		t := &tracker{b: b, alive: alive, path: target.Path}
-		wctx, stop := context.WithCancel(ctx)
-		watched := make(chan struct{})
-		go func() { defer close(watched); t.watch(wctx) }()
-		defer func() { stop(); <-watched }()
+		t := &tracker{b: b, alive: alive, path: target.Path, step: "receive"}
+		defer t.watching(ctx)()
 
 		cfg := receive.Config{
 			Ref:    a.Ref,

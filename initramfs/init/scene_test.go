@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/capture"
 	"huck/imager/image"
 	"huck/imager/personal"
 	"huck/imager/receive"
@@ -140,6 +141,7 @@ type fakeMachine struct {
 	kexec     error
 	script    map[string]error // by the script's name
 	persona   error
+	captures  []error // what each capture ends with; the last one goes on
 }
 
 func (m *fakeMachine) Inventory() api.Inventory {
@@ -189,6 +191,16 @@ func (m *fakeMachine) ScriptsThere(_ context.Context, path string, p *personal.P
 		}
 	}
 	return nil
+}
+
+func (m *fakeMachine) Capture(_ context.Context, path string, cfg capture.Config) (capture.Result, error) {
+	m.add("capture %s, force %v", path, cfg.Force)
+	err := m.captures[0]
+	if len(m.captures) > 1 {
+		m.captures = m.captures[1:]
+	}
+	cfg.Progress(1<<20, 4<<20)
+	return capture.Result{Ref: cfg.Name + ":7"}, err
 }
 
 func (m *fakeMachine) Reread(path string) error {
@@ -262,7 +274,7 @@ func newScene(t *testing.T) *scene {
 	disks := []api.Disk{{Path: "/dev/sda", Size: 1 << 30, Serial: "S1"}}
 	s := &scene{diary: d, done: make(chan error, 1), typed: make(chan string, 9),
 		server:  &bootServer{diary: d, changed: make(chan struct{})},
-		machine: &fakeMachine{diary: d, disks: disks, receives: []error{nil}},
+		machine: &fakeMachine{diary: d, disks: disks, receives: []error{nil}, captures: []error{nil}},
 	}
 	ts := httptest.NewServer(s.server)
 	t.Cleanup(ts.Close)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/capture"
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/receive"
@@ -81,6 +81,8 @@ type machine interface {
 	Receive(ctx context.Context, cfg receive.Config) (api.Result, error)
 	Reread(path string) error
 	personaliser
+	// Capture makes an image of the disk; it adds the disk to cfg.
+	Capture(ctx context.Context, path string, cfg capture.Config) (capture.Result, error)
 	// Activity returns something else whenever the disk has done something.
 	Activity(path string) string
 	// Load finds the system on the disk and loads it for kexec.
@@ -265,6 +267,8 @@ func describe(a api.Assignment) string {
 		return fmt.Sprintf("install %s on disk %s, then %s", a.Ref, a.Disk, a.Then)
 	case api.ActionBoot:
 		return fmt.Sprintf("boot from disk %s by %s", a.Disk, a.Then)
+	case api.ActionCapture:
+		return fmt.Sprintf("capture disk %s, then %s", a.Disk, a.Then)
 	}
 	return string(a.Action)
 }
@@ -276,6 +280,8 @@ func (b *boot) carryOut(ctx context.Context, a api.Assignment) error {
 		return b.install(ctx, a)
 	case api.ActionBoot:
 		return b.start(ctx, a)
+	case api.ActionCapture:
+		return b.capture(ctx, a)
 	case api.ActionShell:
 		return b.maintain(ctx)
 	}
@@ -291,7 +297,7 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	var result api.Result
 	before, after := b.personalising(a, &target)
 	// Without end: a server that does not know it would image the disk again at the next start.
-	report := []steps.Step{{Name: "report", Silence: time.Minute, Do: b.report(&result)}}
+	report := []steps.Step{{Name: "report", Silence: time.Minute, Do: b.report(api.EventInstalled, func() (float64, any) { return result.Seconds, result })}}
 	if b.client == nil {
 		report = nil
 	}
@@ -309,16 +315,21 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 			return err
 		}
 	}
-	switch a.Then {
+	return b.goOn(ctx, a.Then, target.Path)
+}
+
+// goOn does what comes after an installation, or a capture.
+func (b *boot) goOn(ctx context.Context, then api.Then, disk string) error {
+	switch then {
 	case api.ThenKexec:
-		err := b.kexec(ctx, target.Path)
+		err := b.kexec(ctx, disk)
 		if errors.Is(err, errLeft) || ctx.Err() != nil {
 			return err
 		}
 		b.log.Warn("kexec is not possible, restarting the machine into its disk", "err", err)
-		return b.restart(ctx, target.Path)
+		return b.restart(ctx, disk)
 	case api.ThenReboot:
-		return b.restart(ctx, target.Path)
+		return b.restart(ctx, disk)
 	case api.ThenPoweroff:
 		return b.leave(ctx, "poweroff", b.m.PowerOff)
 	}
@@ -354,24 +365,6 @@ func (b *boot) giveUp(err error) {
 	b.givenUp = true
 	b.run.Event(api.Event{Type: api.EventLog, Message: "given up, waiting for another assignment", Error: err.Error()})
 	b.offer()
-}
-
-// report tells the server that the installation is complete, and waits until
-// it knows.
-func (b *boot) report(result *api.Result) func(context.Context, func()) (string, error) {
-	queued := false
-	return func(ctx context.Context, _ func()) (string, error) {
-		if !queued {
-			data, err := json.Marshal(result)
-			if err != nil {
-				return "", steps.Permanent(err)
-			}
-			b.events.Add(api.Event{Type: api.EventInstalled, Step: "report", Seconds: result.Seconds, Data: data})
-		}
-		err := b.events.Flush(ctx)
-		queued = !server.Permanent(err) // what was refused is not in the queue any more
-		return "", err
-	}
 }
 
 // permanentError tells whether trying to receive again is useless: the install
