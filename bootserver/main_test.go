@@ -201,6 +201,10 @@ func TestCommands(t *testing.T) {
 	if _, stderr, code := command(t, "serve", "--interface", "lo", "--data", data, "--http", "127.0.0.1:0"); code != exitRefused || !strings.Contains(stderr, "in use by another") {
 		t.Errorf("a second server on the data: %d %s", code, stderr)
 	}
+	bad := filepath.Join(t.TempDir(), "bad.json")
+	if err := os.WriteFile(bad, []byte(`{"hostnam": "x"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	resp, err := http.Post(srv.url+"/v1/nodes", "application/json", strings.NewReader(`{"macs":["52:54:00:12:34:56"],"boot_id":"b1","cpus":2}`))
 	if err != nil {
 		t.Fatal(err)
@@ -241,6 +245,15 @@ func TestCommands(t *testing.T) {
 		{"assign 52-54-00-12-34-56 debian --once " + server, exitUsage, "--disk"},
 		{"assign 52-54-00-12-34-56 debian --disk only --once --tries 0 " + server, exitUsage, "--tries"},
 		{"assign lab debian --disk only --once " + server, exitNotFound, "debian"},
+		{"assign 52-54-00-12-34-56 debian --disk only --once --personalise " + bad + " " + server, exitUsage, "hostnam"},
+		{"assign 52-54-00-12-34-56 debian --disk only --once --personalise /none " + server, exitUsage, "/none"},
+		{"capture 52-54-00-12-34-56 " + server, exitUsage, "--name"},
+		{"capture 52-54-00-12-34-56 --name golden --disk sda " + server, exitUsage, "disk rule"},
+		{"capture nobody --name golden " + server, exitNotFound, "nobody"},
+		{"capture 52-54-00-12-34-56 --name golden " + server, 0, ""},
+		{"nodes " + server, 0, "to be captured as golden"},
+		{"capture 52-54-00-12-34-56 --cancel " + server, 0, ""},
+		{"capture 52-54-00-12-34-56 --cancel " + server, exitUsage, "not to be captured"},
 		{"unassign 52-54-00-12-34-56 " + server, 0, ""},
 		{"group lab 52:54:00:12:34:56 02:00:00:00:00:09 " + server, 0, "02-00-00-00-00-09\n52-54-00-12-34-56\n"},
 		{"group lab 02-00-00-00-00-09 --remove --json " + server, 0, `{"name":"lab","nodes":["52-54-00-12-34-56"]}`},

@@ -24,6 +24,7 @@ import (
 	"huck/bootserver/web"
 	"huck/imager/api"
 	"huck/imager/image"
+	"huck/imager/intake"
 	"huck/imager/origin"
 	"huck/imager/store"
 )
@@ -101,7 +102,7 @@ func newRig(t *testing.T) *rig {
 	u, _ := url.Parse("http://10.0.0.1:8480")
 	authorize := web.Authorize(reg)
 	g.h = web.Handler(web.Config{
-		Nodes: reg, Events: log, Files: boot.Folder(netboot), Server: u,
+		Nodes: reg, Events: log, Files: boot.Folder(netboot), Server: u, Intake: intake.New(nil, nil),
 		Images: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := authorize(r, digest); err != nil {
 				origin.WriteError(w, http.StatusUnauthorized, "unauthenticated", err)
@@ -240,6 +241,12 @@ func TestWhoMayWhat(t *testing.T) {
 		{"GET", path + "/assignment", "", 401, 200, 403, 401},
 		{"POST", path + "/events", "[]", 401, 204, 403, 401},
 		{"GET", path + "/personality", "", 401, 404, 403, 401},
+		{"POST", path + "/capture", "", 401, 404, 403, 401}, // it was not told to
+		{"PUT", path + "/capture/s/chunks/x", "", 401, 404, 403, 401},
+		{"POST", path + "/capture/s/tag", "", 401, 404, 403, 401},
+		{"PUT", path + "/capture", `{"name":"golden","disk":"only","then":"wait"}`, 403, 403, 403, 204},
+		{"POST", path + "/capture/s/flush", "", 401, 410, 403, 401}, // now it was, but there is no such session
+		{"DELETE", path + "/capture", "", 403, 403, 403, 204},
 		{"GET", "/v1/images/x/manifest", "", 401, 200, 200, 200},
 		{"GET", "/v1/refs/debian", "", 401, 200, 200, 200},
 		{"GET", "/v1/nodes", "", 403, 403, 403, 200},
