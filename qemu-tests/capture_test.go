@@ -38,13 +38,13 @@ func TestCaptureFromNode(t *testing.T) {
 	node, from := s.started(m, img.Ref, "only", "--once", "--then", "kexec")
 	s.installed(node, from, img)
 	s.login(m, tiny)
-	s.must(m.Type("rewrite 200 7"))
+	s.must(m.Type("rewrite 400 7"))
 	s.expect(m, "ok rewrite")
 	s.must(m.Type("poweroff"))
 	s.must(m.WaitOff(s.ctx))
 	differ, lacks := s.difference(img.Ref, m.Disk(0))
-	if differ < 40 {
-		t.Fatalf("200 rewritten files made a difference of %d regions", differ)
+	if differ < 80 {
+		t.Fatalf("400 rewritten files made a difference of %d regions", differ)
 	}
 
 	// The power fails when a part of what the store lacks has been sent.
@@ -53,7 +53,7 @@ func TestCaptureFromNode(t *testing.T) {
 	s.must(err)
 	from = s.Events.Len()
 	s.must(m.PowerOn())
-	_, err = s.Progress(s.ctx, node, from, 0.2)
+	_, err = s.Progress(s.ctx, node, from, 0.4)
 	s.must(err)
 	m.Cut()
 	if out, err := s.Imager(s.ctx, "images", "--store", s.Store()); err != nil || len(out) == 0 {
