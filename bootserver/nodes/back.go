@@ -122,7 +122,7 @@ func (r *Registry) AtFirmware(ctx context.Context, mac string) (ownDisk bool, er
 		tell = said
 		rec.LastSeen = now
 		rec.StartBy = startBy
-		if !rec.ownNext() || rec.startBy() != api.ThenReboot || rec.stranded() {
+		if rec.Maintenance || !rec.ownNext() || rec.startBy() != api.ThenReboot || rec.stranded() {
 			return nil
 		}
 		ownDisk = true

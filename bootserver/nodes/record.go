@@ -158,8 +158,6 @@ func (r *record) ownNext() bool {
 	w := r.want()
 	done := w != nil && r.Finished.Serial == r.Serial
 	switch {
-	case r.Maintenance:
-		return false
 	case w == nil:
 		return r.Settled != ""
 	case w.EveryBoot:
@@ -215,6 +213,7 @@ func (r *record) assignment() api.Assignment {
 			break
 		}
 		a.Action = api.ActionBoot
+	case w != nil && !w.EveryBoot && r.Finished.Serial == r.Serial: // once is once, whatever happened since
 	case w != nil && r.Finished != (mark{r.Serial, r.Boot}):
 		if r.Tries >= w.limit() && r.Started != (mark{r.Serial, r.Boot}) {
 			a.Why = r.exhausted()

@@ -263,7 +263,10 @@ func TestMaintenance(t *testing.T) {
 	tellAll(t, map[string]string{
 		"at once":             "boot:1 maintain ask=shell state=registered work ask=wait",
 		"stays":               "boot:1 once ask=install done boot:2 ask=boot:only maintain ask=shell restart boot:3 ask=shell script=appliance work boot:4 ask=boot:only",
-		"goes on in the boot": "boot:1 once ask=install done boot:2 maintain ask=shell work boot:3 maintain work ask=boot:only",
+		"ends in a boot":      "boot:1 once ask=install done boot:2 maintain ask=shell work ask=boot:only boot:3 maintain work ask=boot:only",
+		"ends in its boot":    "boot:1 once ask=install done maintain boot:2 ask=shell work ask=boot:only",
+		"ends, every boot":    "boot:1 every:kexec ask=install done maintain boot:2 ask=shell work ask=install",
+		"ends, not installed": "boot:1 once maintain boot:2 ask=shell work ask=install",
 		"assigned meanwhile":  "boot:1 maintain once ask=shell work ask=install",
 		"done stays done":     "boot:1 every:wait ask=install done maintain ask=shell work ask=wait",
 		"no script shortcut":  "boot:1 once ask=install done model:reboot maintain script=appliance boot:2 ask=shell",
