@@ -29,3 +29,21 @@ func TestIPv6Only(t *testing.T) {
 	}
 	s.login(m, tiny)
 }
+
+// TestVLAN: a port that carries tagged frames only. The machine gets its lease
+// and finds its server in the VLAN, and waits for work.
+func TestVLAN(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := newSite(t, 4*time.Minute)
+	s.must(s.StartServer(s.ctx, rate))
+	m, err := s.AddDirect(s.ctx, vm.Config{Name: "tagged", VLAN: 100, Append: "huck.vlan=100"}, 64*mib)
+	s.must(err)
+	s.must(m.PowerOn())
+	s.expect(m, `huck: step server: done in .*http://10\.77\.0\.1:8480 over eth0\.100`)
+	s.expect(m, `huck: waiting for an assignment`)
+	node, err := s.Node(s.ctx, m)
+	s.must(err)
+	if want := m.MAC(); len(node.Inventory.MACs) != 1 || node.Inventory.MACs[0] != want {
+		t.Errorf("the machine says it is %v, want %s", node.Inventory.MACs, want)
+	}
+}

@@ -49,6 +49,7 @@ type Network struct {
 	// Netns is the namespace's name, for proc.Command.
 	Netns string
 	taps  int
+	ports []*tagged
 }
 
 // New makes a network, and first removes those whose makers died without
@@ -99,6 +100,9 @@ func (n *Network) run(ctx context.Context, args ...string) error {
 
 // Close kills what still runs in the namespace and removes it.
 func (n *Network) Close() error {
+	for _, p := range n.ports {
+		p.close()
+	}
 	return remove(context.Background(), n.Netns)
 }
 

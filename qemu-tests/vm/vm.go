@@ -52,6 +52,8 @@ type Config struct {
 	// DeadCards have a link and nobody at its other end; the machine finds them
 	// before its real one.
 	DeadCards int
+	// VLAN is the tag that the machine has to speak with; 0 for none.
+	VLAN uint16
 }
 
 // Machine is a virtual machine that is on or off.
@@ -83,7 +85,11 @@ func New(ctx context.Context, number int, cfg Config) (*Machine, error) {
 	}
 	if cfg.Network != nil {
 		var err error
-		if m.tap, err = cfg.Network.AddTap(ctx); err != nil {
+		add := cfg.Network.AddTap
+		if cfg.VLAN != 0 {
+			add = func(ctx context.Context) (string, error) { return cfg.Network.AddTaggedTap(ctx, cfg.VLAN) }
+		}
+		if m.tap, err = add(ctx); err != nil {
 			return nil, err
 		}
 	}
