@@ -66,6 +66,19 @@ func TestParseTable(t *testing.T) {
 	}
 }
 
+// FuzzParseTable: whatever stands in an fstab, a place is absolute and clean.
+func FuzzParseTable(f *testing.F) {
+	f.Add("UUID=a / ext4 defaults 0 1\n/dev/sda2 /home\\040x btrfs subvol=@home,ro 0 0\n")
+	f.Add("# x\nLABEL= /../.. xfs\n\x00 / /\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, l := range installed.ParseTable(text) {
+			if _, on, ok := strings.Cut(l, " "); !ok || !strings.HasPrefix(on, "/") || strings.HasPrefix(on, "/..") && (len(on) == 3 || on[3] == '/' || on[3] == ' ') {
+				t.Errorf("%q gives %q", text, l)
+			}
+		}
+	})
+}
+
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()

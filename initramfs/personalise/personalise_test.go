@@ -164,6 +164,23 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// FuzzSystemFiles: what stands in a system's files may be anything.
+func FuzzSystemFiles(f *testing.F) {
+	f.Add("root:x:0:0:root:/root:/bin/sh\njane:x:1000:4294967295::/home/jane/..:/bin/sh\n")
+	f.Add("127.0.0.1 localhost\n127.0.1.1 a\n\n127.0.1.1")
+	f.Fuzz(func(t *testing.T, text string) {
+		for name, home := range personalise.ParseUsers(text) {
+			if !filepath.IsAbs(home) || filepath.Clean(home) != home {
+				t.Errorf("%s of %q lives in %q", name, text, home)
+			}
+		}
+		now := personalise.Hosts(text, "n")
+		if strings.Count("\n"+now, "\n127.0.1.1 n\n") != 1 || personalise.Hosts(now, "n") != now {
+			t.Errorf("%q becomes %q", text, now)
+		}
+	})
+}
+
 func TestMachineID(t *testing.T) {
 	for id, files := range map[string][2]string{ // etc, dbus
 		"":              {"", ""},

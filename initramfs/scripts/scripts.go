@@ -178,7 +178,7 @@ func run(ctx context.Context, cmd *exec.Cmd, s personal.Script, cfg Config) erro
 	return nil
 }
 
-// killAll kills every process whose root is the folder dir, until there is none.
+// killAll kills every process whose root is dir or in it, until there is none.
 func killAll(dir string) error {
 	for range 100 {
 		found := false
@@ -192,8 +192,8 @@ func killAll(dir string) error {
 				continue
 			}
 			root, err := os.Readlink(filepath.Join("/proc", e.Name(), "root"))
-			if errors.Is(err, fs.ErrNotExist) || root != dir {
-				continue // gone, or dying, which shows no root
+			if err != nil || root != dir && !strings.HasPrefix(root, dir+"/") {
+				continue // another's, gone, or dying, which shows no root
 			}
 			found = true
 			_ = unix.Kill(pid, unix.SIGKILL)
