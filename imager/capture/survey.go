@@ -133,7 +133,8 @@ func readTable(cfg *Config) (*ptable.Table, int, error) {
 	sector := cmp.Or(dev.SectorSize(), 512)
 	t, err := ptable.Read(dev, dev.Size(), sector)
 	if dev.SectorSize() == 0 && dev.Size()%4096 == 0 && (err != nil || t.Kind != "gpt") {
-		if large, err := ptable.Read(dev, dev.Size(), 4096); err == nil && large.Kind == "gpt" {
+		large, lerr := ptable.Read(dev, dev.Size(), 4096)
+		if lerr == nil && (large.Kind == "gpt" || large.Kind == "mbr" && recognised(dev, large) > recognised(dev, t)) {
 			return large, 4096, nil
 		}
 	}
@@ -147,6 +148,20 @@ func readTable(cfg *Config) (*ptable.Table, int, error) {
 	}
 	t = &ptable.Table{Kind: "none", Warnings: []string{fmt.Sprintf("cannot be used, the disk is taken as one without a table: %v", err)}}
 	return t, sector, nil
+}
+
+// recognised counts the partitions with known content. An MBR does not say what
+// sectors it counts in; where they have content, it counts in those.
+func recognised(r io.ReaderAt, t *ptable.Table) (n int) {
+	if t == nil {
+		return 0
+	}
+	for _, p := range t.Parts {
+		if id, err := usedmap.Identify(io.NewSectionReader(r, p.Start, p.Size), p.Size); err == nil && id.Content != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // partitions probes all partitions, or the whole disk if it has no table.

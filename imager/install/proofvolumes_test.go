@@ -68,7 +68,7 @@ func TestProofLVM(t *testing.T) {
 	if n := occurrences(t, img, st); n != 0 {
 		t.Errorf("the image holds %d pieces of deleted files", n)
 	}
-	target := p.install(t, img, st)
+	target := p.install(t, source, img, st)
 	if b, err = os.ReadFile(target); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestProofWhole(t *testing.T) {
 			if want := (n + image.BlockSize - 1) / image.BlockSize * image.BlockSize; found.UsedBytes != want {
 				t.Errorf("%d bytes used, want %d", found.UsedBytes, want)
 			}
-			target := p.install(t, img, st)
+			target := p.install(t, source, img, st)
 			tool(t, "cmp", "-i", fmt.Sprint(start), "-n", fmt.Sprint(n), source, target)
 		})
 	}
@@ -211,7 +211,7 @@ func TestProofPaging(t *testing.T) {
 	if n := occurrences(t, img, st); n != 0 || all.ImageBytes-res.ImageBytes < 3*(size-4096) || all.ImageBytes-res.ImageBytes > 3*(size+4096) {
 		t.Errorf("the image has %d bytes and %d pieces of paging files, with them %d", res.ImageBytes, n, all.ImageBytes)
 	}
-	target := p.install(t, img, st)
+	target := p.install(t, source, img, st)
 	a, detachA := attach(t, source, start, p.size*mib, 512)
 	defer detachA()
 	b, detachB := attach(t, target, start, p.size*mib, 512)

@@ -90,6 +90,10 @@ func Read(r io.ReaderAt, size int64, sector int) (*Table, error) {
 		if err := d.mbr(lba0); err != nil {
 			return nil, err
 		}
+		if len(d.t.Parts) == 0 {
+			d.warn("the MBR leads to no partition: the disk is taken as one without a table")
+			d.t.Kind, d.t.Metadata = "none", nil
+		}
 	default:
 		d.lostGPT()
 		return d.t, nil
