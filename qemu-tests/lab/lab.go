@@ -50,6 +50,7 @@ type Network struct {
 	Netns string
 	taps  int
 	ports []*tagged
+	hosts []string // namespaces, too
 }
 
 // New makes a network, and first removes those whose makers died without
@@ -58,18 +59,28 @@ func New(ctx context.Context) (*Network, error) {
 	if err := RemoveStale(ctx); err != nil {
 		return nil, err
 	}
-	start, err := startTime(os.Getpid())
+	netns, err := makeNamespace(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("lab: %v", err)
+		return nil, err
 	}
-	n := &Network{Netns: fmt.Sprintf("%s%d-%s-%d", prefix, os.Getpid(), start, made.Add(1))}
-	if _, err := proc.Run(ctx, proc.Command{Args: []string{"ip", "netns", "add", n.Netns}}); err != nil {
-		return nil, fmt.Errorf("lab: make namespace: %v", err)
-	}
+	n := &Network{Netns: netns}
 	if err := n.setUp(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("lab: %v", err), n.Close())
 	}
 	return n, nil
+}
+
+// makeNamespace makes a namespace that RemoveStale knows for ours.
+func makeNamespace(ctx context.Context) (string, error) {
+	start, err := startTime(os.Getpid())
+	if err != nil {
+		return "", fmt.Errorf("lab: %v", err)
+	}
+	name := fmt.Sprintf("%s%d-%s-%d", prefix, os.Getpid(), start, made.Add(1))
+	if _, err := proc.Run(ctx, proc.Command{Args: []string{"ip", "netns", "add", name}}); err != nil {
+		return "", fmt.Errorf("lab: make namespace: %v", err)
+	}
+	return name, nil
 }
 
 func (n *Network) setUp(ctx context.Context) error {
@@ -103,7 +114,33 @@ func (n *Network) Close() error {
 	for _, p := range n.ports {
 		p.close()
 	}
-	return remove(context.Background(), n.Netns)
+	var errs []error
+	for _, host := range append(n.hosts, n.Netns) {
+		errs = append(errs, remove(context.Background(), host))
+	}
+	return errors.Join(errs...)
+}
+
+// AddHost plugs in another host that runs on this one: a namespace, which it
+// returns, with Interface and the given address.
+func (n *Network) AddHost(ctx context.Context, addr netip.Prefix) (netns string, err error) {
+	if netns, err = makeNamespace(ctx); err != nil {
+		return "", err
+	}
+	n.hosts = append(n.hosts, netns)
+	port := fmt.Sprintf("host%d", len(n.hosts))
+	for _, args := range [][]string{
+		{"ip", "link", "add", port, "type", "veth", "peer", "name", Interface, "netns", netns},
+		{"ip", "link", "set", port, "master", bridge, "up"},
+		{"ip", "-n", netns, "link", "set", "lo", "up"},
+		{"ip", "-n", netns, "addr", "add", addr.String(), "dev", Interface},
+		{"ip", "-n", netns, "link", "set", Interface, "up"},
+	} {
+		if err := n.run(ctx, args...); err != nil {
+			return "", fmt.Errorf("lab: add host: %v", err)
+		}
+	}
+	return netns, nil
 }
 
 // AddTap makes a port for a machine and returns its interface's name.
