@@ -27,7 +27,7 @@ func TestBuildTools(t *testing.T) {
 		found[r.Name] = r.Mode
 	}
 	if found["bbin/imager"] != 0o100755 {
-		t.Errorf("the archive has %o", found)
+		t.Errorf("the archive has %v", found)
 	}
 	for _, r := range records(t, base) {
 		if mode, both := found[r.Name]; both && mode != r.Mode {
