@@ -47,6 +47,10 @@ func buildKernel(ctx context.Context, o options, log logFunc) error {
 }
 
 func buildInitramfs(ctx context.Context, o options, log logFunc) error {
+	if o.ready != "" {
+		log("taking %s as it is", o.ready)
+		return output.Copy(o.initramfs(), o.ready)
+	}
 	return initramfs.Build(ctx, initramfs.Options{
 		Root:     o.root,
 		Firmware: o.firmware,
@@ -86,13 +90,19 @@ func buildUKI(ctx context.Context, o options, log logFunc) error {
 }
 
 func buildTools(ctx context.Context, o options, log logFunc) error {
+	if o.noImager {
+		return nil
+	}
 	return initramfs.BuildTools(ctx, initramfs.Options{Root: o.root, Out: o.tools(), Log: log})
 }
 
 func buildMedium(ctx context.Context, o options, log logFunc) error {
-	iso := filepath.Join(o.out, "huck.iso")
+	iso, tools := filepath.Join(o.out, "huck.iso"), o.tools()
+	if o.noImager {
+		tools = ""
+	}
 	err := medium.Write(ctx, medium.Options{
-		UKI: o.ukiOptions(), Append: o.append, Tools: o.tools(),
+		UKI: o.ukiOptions(), Append: o.append, Tools: tools,
 		Image: o.image, Assign: api.Assignment{Disk: o.disk, Then: api.Then(o.then)}, Unattended: o.unattended,
 		ISOLINUX: isolinux, SYSLINUX: syslinux, Out: iso, Log: log,
 	})

@@ -17,6 +17,7 @@ type options struct {
 	cache    string
 	source   string
 	kernel   string
+	ready    string // initramfs
 	firmware string
 	overlay  string
 	ipxe     string
@@ -31,6 +32,7 @@ type options struct {
 	disk       string
 	then       string
 	unattended bool
+	noImager   bool
 	jobs       int
 }
 
@@ -47,6 +49,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	f.StringVar(&o.cache, "cache", "", "`folder` for built kernels, outside the tree (HUCK_CACHE; default the user's cache folder + /huck)")
 	f.StringVar(&o.source, "source", "", "kernel source `tarball` (KERNEL_SOURCE; default "+kernelSource+", Debian's)")
 	f.StringVar(&o.kernel, "kernel", "", "take this ready `bzImage` and build none (KERNEL)")
+	f.StringVar(&o.ready, "initramfs", "", "take this ready `archive` and build none")
 	f.StringVar(&o.firmware, "firmware", "", "`folder` to ship as /lib/firmware in the initramfs (FIRMWARE)")
 	f.StringVar(&o.overlay, "overlay", "", "`folder` laid over the initramfs' root: CA, public keys (OVERLAY)")
 	f.StringVar(&o.ipxe, "ipxe", "", "`folder` with undionly.kpxe, snponly.efi, ipxe.efi (IPXE; default "+ipxeFolder+")")
@@ -59,6 +62,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	f.StringVar(&o.disk, "disk", "", "`rule` that names the disk for it (DISK; default only)")
 	f.StringVar(&o.then, "then", "", "kexec, reboot, poweroff or wait, when it is installed (THEN; default reboot)")
 	f.BoolVar(&o.unattended, "unattended", false, "install it without a person's word at the console")
+	f.BoolVar(&o.noImager, "no-imager", false, "leave the imager out of the medium's rescue shell")
 	f.StringVar(&o.out, "out", "", "`folder` for results (default build/out in the checkout)")
 	f.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many compilers at once")
 	return f

@@ -1,7 +1,6 @@
 package qemutests_test
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,12 +39,12 @@ func (s *labSite) offline(source string, firmware vm.Firmware, options ...string
 	file := s.Path("golden.huck")
 	_, err := s.Imager(s.ctx, "export", img.Ref, file, "--store", s.Store())
 	s.must(err)
-	out, err := s.Programs.Build(s.ctx, append([]string{"medium", "--image", file, "--then", "kexec"}, options...)...)
+	iso, err := s.Programs.MediumWith(s.ctx, append([]string{"--image", file, "--then", "kexec"}, options...)...)
 	s.must(err)
 	target, err := s.Disk("offline", disks.TinySize+16*mib)
 	s.must(err)
 	m, err := s.Plug(s.ctx, vm.Config{Name: "offline", Disks: []string{target}, Firmware: firmware, Boot: vm.USB,
-		Medium: filepath.Join(out, "huck.iso")})
+		Medium: iso})
 	s.must(err)
 	return m
 }

@@ -3,7 +3,6 @@ package qemutests_test
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,14 +18,14 @@ func TestSecureBoot(t *testing.T) {
 	key := s.Path("key.pem")
 	_, err := proc.Run(s.ctx, proc.Command{Args: []string{"openssl", "rsa", "-in", vm.SnakeoilKey, "-passin", "pass:snakeoil", "-out", key}})
 	s.must(err)
-	out, err := s.Programs.Build(s.ctx, "medium", "--sb-key", key, "--sb-cert", vm.SnakeoilCert)
+	good, err := s.Programs.MediumWith(s.ctx, "--sb-key", key, "--sb-cert", vm.SnakeoilCert)
 	s.must(err)
-	signed, err := os.ReadFile(filepath.Join(out, "huck.iso"))
+	signed, err := os.ReadFile(good)
 	s.must(err)
-	unsigned, err := plainMedium()
+	unsigned, err := s.Programs.MediumWith(s.ctx)
 	s.must(err)
 
-	m := s.secure("signed", filepath.Join(out, "huck.iso"))
+	m := s.secure("signed", good)
 	s.expect(m, `huck: .* the Huck appliance`)
 	t.Logf("signed: the appliance is there %v after power-on", time.Since(m.OnAt()).Round(10*time.Millisecond))
 	m.Cut()

@@ -34,6 +34,13 @@ func (p Programs) Initramfs() string { return filepath.Join(p.Netboot, "initramf
 // UKI returns the appliance in one file for UEFI.
 func (p Programs) UKI() string { return filepath.Join(p.Netboot, "huck.efi") }
 
+// MediumWith builds a stick and CD of the kernel and the initramfs that are
+// there, without the imager in its rescue shell: that takes long to build.
+func (p Programs) MediumWith(ctx context.Context, options ...string) (string, error) {
+	out, err := p.Build(ctx, append([]string{"medium", "--no-imager", "--kernel", p.Kernel(), "--initramfs", p.Initramfs()}, options...)...)
+	return filepath.Join(out, "huck.iso"), err
+}
+
 // Build has the build program make something in a folder of its own, as by
 // `go run ./build ARGS`, for virtual machines, and returns the folder.
 func (p Programs) Build(ctx context.Context, args ...string) (string, error) {

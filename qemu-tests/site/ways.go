@@ -50,6 +50,6 @@ func (w Way) FileName() string { return strings.ToLower(strings.ReplaceAll(w.Nam
 
 // Medium builds the stick and CD that carries no image.
 func (p Programs) Medium(ctx context.Context) (string, error) {
-	out, err := p.Build(ctx, "medium")
+	out, err := p.Build(ctx, "medium", "--kernel", p.Kernel(), "--initramfs", p.Initramfs())
 	return filepath.Join(out, "huck.iso"), err
 }
