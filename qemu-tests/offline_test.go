@@ -56,7 +56,7 @@ func TestOfflineStickAsks(t *testing.T) {
 	m := s.offline(s.tinyDisk("source", 8*mib, 5), vm.BIOS)
 	hash := diskHash(t, m.Disk(0))
 	s.must(m.PowerOn())
-	s.expect(m, `huck: step confirm: running`)
+	s.expect(m, `step confirm: running`)
 	s.must(pause(s.ctx, 3*time.Second))
 	s.must(m.Type("yes"))
 	s.must(pause(s.ctx, 2*time.Second))
