@@ -87,15 +87,24 @@ func (b *imageBench) installJobs() []*job {
 			u, _, err := b.install(ctx, true)
 			return u, err
 		}},
-		{Name: "dd oflag=direct", About: "dd of the used bytes, in memory, into a new file, with fsync", run: func(ctx context.Context) (usage, error) {
-			if err := errors.Join(b.usedFile(), os.RemoveAll(b.path("dd"))); err != nil {
+		{Name: "dd oflag=direct", About: "dd of the used bytes, in memory, into a new sparse file of the disk's size, with fsync", run: func(ctx context.Context) (usage, error) {
+			if err := errors.Join(b.usedFile(), b.sparse("dd")); err != nil {
 				return usage{}, err
 			}
 			syncAll()
-			return timed(ctx, nil, "dd", "if="+b.path("used"), "of="+b.path("dd"), "bs=1M", "oflag=direct", "conv=fsync")
+			return timed(ctx, nil, "dd", "if="+b.path("used"), "of="+b.path("dd"), "bs=1M", "oflag=direct", "conv=notrunc,fsync")
 		}},
 		{Name: "decode and hash", About: "the store's chunks, in memory, by our decoder on all cores", run: b.decode},
 	}
+}
+
+// sparse makes a new file like the one an installation makes.
+func (b *imageBench) sparse(name string) error {
+	info, err := os.Stat(b.disk)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(b.path(name)), os.WriteFile(b.path(name), nil, 0o600), os.Truncate(b.path(name), info.Size()))
 }
 
 // install puts the image on the target, a new file if it is to be blank, and

@@ -52,6 +52,8 @@ type Job struct {
 	head []byte
 	// grown is what became of Options.Grow.
 	grown *api.Grown
+	// maxGap is the longest gap between two segments that is written as zeros.
+	maxGap int
 	// written counts the bytes written to the device.
 	written atomic.Int64
 }
@@ -79,11 +81,13 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
+	maxGap := 0
 	if b, ok := dev.(disk.Blank); ok && b.Blank() {
 		opt.NoPlan = true
+		maxGap = maxZeros
 	}
 	j := &Job{
-		img: img, dev: dev, opt: opt, view: v,
+		img: img, dev: dev, opt: opt, view: v, maxGap: maxGap,
 		log:     opt.Log.With("dev", dev.Name()),
 		state:   newState(v.layout, !opt.NoPlan),
 		buffers: make(chan *write, maxBuffers),

@@ -17,6 +17,9 @@ const (
 	writers = 2
 	// maxWrite is the longest single write, in bytes.
 	maxWrite = 1 << 20
+	// maxZeros is the longest gap that is filled on a blank device. Shorter than
+	// a region, so that it cannot hold a whole one.
+	maxZeros = 64 << 10
 	// maxBatch is how many queued chunks one writer sorts and joins at a time.
 	maxBatch = 2 * maxWrite / image.RegionSize
 )
@@ -207,26 +210,32 @@ func (j *Job) more(batch []*write) []*write {
 	return batch
 }
 
-// writeSorted writes segments in disk order and joins neighbours in stage.
+// writeSorted writes segments in disk order and joins neighbours in stage. On a
+// blank device those are neighbours, too, that have only unused blocks between
+// them: writing a few zeros where there are zeros is cheaper than another write.
+// No gap so short can hide a region that is not among the segments.
 func (j *Job) writeSorted(segs []segment, stage []byte) error {
 	slices.SortFunc(segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
 	for len(segs) > 0 {
-		n, end, size := 1, segs[0].off+int64(len(segs[0].data)), len(segs[0].data)
-		for n < len(segs) && segs[n].off == end && size+len(segs[n].data) <= len(stage) {
-			end += int64(len(segs[n].data))
-			size += len(segs[n].data)
-			n++
-		}
-		data := segs[0].data
-		if n > 1 {
-			data = stage[:0]
-			for _, s := range segs[:n] {
-				data = append(data, s.data...)
+		off, data, zeros := segs[0].off, segs[0].data, 0
+		n := 1
+		for ; n < len(segs); n++ {
+			gap := int(segs[n].off - off - int64(len(data)))
+			if gap < 0 || gap > j.maxGap || len(data)+gap+len(segs[n].data) > len(stage) {
+				break
 			}
+			if n == 1 {
+				data = stage[:copy(stage, data)]
+			}
+			at := len(data) + gap
+			clear(stage[len(data):at])
+			data = stage[:at+copy(stage[at:], segs[n].data)]
+			zeros += gap
 		}
-		if err := j.writeAt(data, segs[0].off); err != nil {
+		if err := j.writeAt(data, off); err != nil {
 			return err
 		}
+		j.written.Add(-int64(zeros)) // they are none of the image's
 		segs = segs[n:]
 	}
 	return nil
