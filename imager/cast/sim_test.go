@@ -2,6 +2,7 @@ package cast_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -158,5 +159,29 @@ func TestSkew(t *testing.T) {
 		if r.Bytes > bar {
 			t.Errorf("%g lost: %.0f bytes, want at most %.0f", loss, r.Bytes, bar)
 		}
+	}
+}
+
+// TestSlowPort: a receiver whose port has 15 % of the sender's link is left
+// behind before it slows the others, where the host queues and does not refuse.
+func TestSlowPort(t *testing.T) {
+	const link = 1_000_000_000
+	s := crowd(4, 512, 0)
+	s.Seed, s.Symbol, s.Decoded, s.Config.Rate = 1013, 1408, 1, 100*link
+	s.Host = casttest.Port{Rate: link, Queue: 1 << 20}
+	s.Vary = func(i int, j *casttest.Joiner) {
+		j.Link.Rate = link
+		if i == 0 {
+			j.Link.Rate = link * 15 / 100
+		}
+	}
+	r, err := s.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, alone := slices.Max(r.Took[1:]).Seconds(), r.Encoded*casttest.HeaderFactor*8/link
+	t.Logf("the others took %.2f s, the link alone %.2f s; %.3f times the bytes", others, alone, r.Ratio())
+	if r.Left != 1 || others > 1.7*alone {
+		t.Errorf("%d left, the others took %.2f times what the link needs", r.Left, others/alone)
 	}
 }

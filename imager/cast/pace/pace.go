@@ -58,10 +58,11 @@ const (
 	curve = 10e6
 	// broad is the rate from which on it grows slower, by the square down to
 	// leastGrowth of that: of two flows the one that has more grows less, which
-	// evens them out in half of the time that giving up the same part takes. 500
-	// Mbit/s more take 9 s at most.
+	// evens them out in half of the time that giving up the same part takes. Less
+	// than a quarter would take too long to get back what a hiccup cost: half of
+	// 1 Gbit/s takes 6 s.
 	broad       = 200e6
-	leastGrowth = 1.0 / 16
+	leastGrowth = 0.25
 	// steep is the part of the rate that it grows by in a second at most, so that
 	// it passes the capacity by a few per cent before that is noticed.
 	steep = 0.6
@@ -301,6 +302,7 @@ func (c *Controller) view(now time.Time) view {
 		settled: now.Sub(c.cutAt) > drainTime+stepTime,
 		rate:    c.rate,
 		knee:    c.knee,
+		best:    c.best,
 		cutAt:   c.cutAt,
 	}
 }

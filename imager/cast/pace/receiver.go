@@ -151,6 +151,7 @@ type view struct {
 	alone        bool // the capacity is steady
 	settled      bool // the queue has had time to drain
 	rate, knee   float64
+	best         float64 // the highest rate that anybody got in the ramp
 	cutAt        time.Time
 }
 
@@ -297,10 +298,14 @@ func (r *receiver) suspect(now time.Time, m *measure, v view, lossy bool) {
 		r.runSince, r.last = now, 0
 	}
 	// A stretch that began before the congestion shows too little, hence two; one
-	// with pauses was sent in bursts at the rate allowed.
+	// with pauses was sent in bursts at the rate allowed, unless that is more than
+	// anybody has got yet: then it may be the host's link that made the pauses.
 	rate := m.sent
 	if !m.full() && !v.host {
 		rate = m.allowed
+		if v.ramp {
+			rate = max(m.sent, min(rate, v.best))
+		}
 	}
 	shown := rate * m.ratio
 	r.capacity = shown
