@@ -134,7 +134,7 @@ func (b *boot) tell(ctx context.Context) error {
 
 	if b.reportOnly {
 		b.run.Event(api.Event{Type: api.EventLog, Message: "too many crashes, restarting the machine"})
-		if err := b.leave(ctx, "reboot", b.m.Reboot); !errors.Is(err, errLeft) {
+		if err := b.leave(ctx, "restart", b.m.Reboot); !errors.Is(err, errLeft) {
 			return err
 		}
 		return nil

@@ -147,7 +147,7 @@ func TestReportOnly(t *testing.T) {
 	if err := <-s.done; err != nil {
 		t.Fatal(err)
 	}
-	s.order(t, "event log   nil pointer", "event step reboot leaving", "leave", "\nreboot")
+	s.order(t, "event log   nil pointer", "event step restart leaving", "leave", "\nreboot")
 	s.without(t, "receive")
 }
 
