@@ -64,8 +64,10 @@ type Machine struct {
 	mac    string
 	starts int
 	faults map[int]string // by disk
-	run    *proc.Proc
-	onAt   time.Time
+	// attached are the disks of the next power-on.
+	attached []Attached
+	run      *proc.Proc
+	onAt     time.Time
 }
 
 // New plugs a machine into its network; it is off. Number is unique in the
@@ -162,6 +164,7 @@ func (m *Machine) args() []string {
 			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+m.faults[i]+disk,
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s", id, m.cfg.Name, id))
 	}
+	args = append(args, m.attachments()...)
 	args = append(args, m.deadCards()...)
 	if m.cfg.Network != nil {
 		properties, more := m.card()
