@@ -65,3 +65,21 @@ func (s *labSite) disk(name string, size int64) string {
 	s.must(err)
 	return path
 }
+
+// A machine with UEFI that starts from the network first comes from the reset
+// after an installation to its disk: it has an entry of its own, which goes
+// next, once.
+func TestRareBootEntry(t *testing.T) {
+	s := newSite(t, 6*time.Minute)
+	disk := s.Path("uefi-source.raw")
+	s.must(disks.Tiny{Init: s.Programs.TinyInit, Kernel: s.Programs.Kernel(), Payload: 8 * mib, Seed: 5}.WriteUEFI(s.ctx, disk))
+	img := s.capture(disk, "golden")
+	s.must(s.StartServer(s.ctx, rate))
+	m, err := s.Plug(s.ctx, vm.Config{Name: "uefi", Network: s.Network, Disks: []string{s.disk("uefi", disks.TinySize)}, Firmware: vm.UEFI, NIC: vm.BareHTTP})
+	s.must(err)
+	s.must(m.PowerOn())
+	_, err = s.Assign(s.ctx, m, img.Ref, "only", "--once", "--then", "reboot")
+	s.must(err)
+	s.expect(m, `huck: step firmware: done in \S+ \(Boot[0-9A-F]{4}, \\EFI\\BOOT\\BOOTX64\.EFI\)`)
+	s.expect(m, `BdsDxe: starting Boot[0-9A-F]{4} "Huck: installed system" from HD\(1,GPT,`)
+}
