@@ -24,10 +24,12 @@ type tracker struct {
 	told time.Time
 	done int64   // when told
 	rate float64 // bytes a second
+
+	wrote bool
 }
 
 // every is the least time between two progress lines, or two progress events;
-// but that something has moved is told at once.
+// but that the first bytes are on the disk is told at once.
 const every = 2 * time.Second
 
 // progress takes what install reports, a few times a second.
@@ -39,7 +41,8 @@ func (t *tracker) progress(p api.Progress) {
 		t.last, t.at = p, now
 		t.alive()
 	}
-	first := t.done == 0 && p.Written+p.InPlace > 0
+	first := !t.wrote && p.Written > 0
+	t.wrote = t.wrote || first
 	if now.Sub(t.told) < every && !first {
 		return
 	}
