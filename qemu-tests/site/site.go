@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -156,6 +157,16 @@ func (s *Site) endServer() {
 	s.follow.Kill()
 	s.Events.wait()
 	s.server = nil
+}
+
+// ServerSays waits until the boot server that was started last has logged
+// something that matches pattern.
+func (s *Site) ServerSays(ctx context.Context, pattern string) error {
+	server := s.servers[len(s.servers)-1]
+	if _, _, err := server.Stderr.Wait(ctx, regexp.MustCompile(pattern), 0); err != nil {
+		return fmt.Errorf("site: boot server: %w", err)
+	}
+	return nil
 }
 
 // BootFileBytes returns the size of all kernels and initramfs that the boot
