@@ -19,13 +19,9 @@ const confirmSilence = 12 * time.Hour
 // person.
 var errChanged = errors.New("the assignment was changed before it was confirmed")
 
-// confirm lets a person at the machine agree to what is about to be overwritten,
-// where the assignment asks for that.
+// confirm lets a person at the machine agree to what is about to be overwritten.
 func (b *boot) confirm(a *api.Assignment, target *api.Disk) func(context.Context, func()) (string, error) {
 	return func(ctx context.Context, _ func()) (string, error) {
-		if !a.Confirm {
-			return "not asked for", nil
-		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		watched := make(chan struct{})
 		go func() { defer close(watched); b.watchAssignment(ctx, cancel) }()

@@ -29,9 +29,6 @@ func (b *boot) start(ctx context.Context, a api.Assignment) error {
 // hand is complete all the same.
 func (b *boot) firmware(target *api.Disk) func(context.Context, func()) (string, error) {
 	return func(context.Context, func()) (string, error) {
-		if b.inventory.Firmware != "uefi" {
-			return "BIOS takes any disk", nil
-		}
 		e, err := b.m.BootEntry(target.Path, false)
 		switch {
 		case errors.Is(err, efiboot.ErrNoESP) || errors.Is(err, efiboot.ErrNoLoader):

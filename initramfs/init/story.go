@@ -301,16 +301,21 @@ func (b *boot) install(ctx context.Context, a api.Assignment) error {
 	if b.client == nil {
 		report = nil
 	}
+	var confirm, firmware []steps.Step
+	if a.Confirm {
+		confirm = []steps.Step{{Name: "confirm", Silence: confirmSilence, Tries: 1, Do: b.confirm(&a, &target)}}
+	}
+	if b.inventory.Firmware == "uefi" {
+		firmware = []steps.Step{{Name: "firmware", Silence: time.Minute, Tries: 1, Do: b.firmware(&target)}}
+	}
 	for _, s := range slices.Concat(before, []steps.Step{
 		{Name: "target", Silence: time.Minute, Tries: 1, Do: b.target(a.Disk, &target)},
-		{Name: "confirm", Silence: confirmSilence, Tries: 1, Do: b.confirm(&a, &target)},
+	}, confirm, []steps.Step{
 		{Name: "receive", Silence: 10 * time.Minute, Tries: 5, Do: b.receive(a, &target, &result)},
 		{Name: "partitions", Silence: time.Minute, Tries: 5, Do: func(context.Context, func()) (string, error) {
 			return "", b.m.Reread(target.Path)
 		}},
-	}, after, []steps.Step{
-		{Name: "firmware", Silence: time.Minute, Tries: 1, Do: b.firmware(&target)},
-	}, report) {
+	}, after, firmware, report) {
 		if err := b.run.Run(ctx, s); err != nil {
 			return err
 		}
