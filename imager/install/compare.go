@@ -36,11 +36,12 @@ type comparer struct {
 	next int // the entry to go on with
 }
 
-// run compares all regions with so many readers. It ends when all are compared,
-// found fails or ctx is done.
-func (c *comparer) run(ctx context.Context, readers int) error {
+// run compares all regions on so many cores, each with two readers: one waits
+// for the disk while the other hashes. It ends when all are compared, found
+// fails or ctx is done.
+func (c *comparer) run(ctx context.Context, cores int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(readers, maxReaders) {
+	for range min(2*cores, maxReaders) {
 		g.Go(func() error {
 			buf := disk.Buffer(windowSize)
 			for {
