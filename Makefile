@@ -48,7 +48,7 @@ test-unit: deps-unit ## tests without virtual machines; as root also those in ne
 
 .PHONY: test-race
 test-race: deps-unit ## the same under the race detector
-	CGO_ENABLED=1 go test -race -timeout 15m $(UNIT)
+	CGO_ENABLED=1 go test -race -timeout 25m $(UNIT)
 
 .PHONY: test-qemu
 test-qemu: deps ## tests that boot virtual machines; needs root
