@@ -147,3 +147,12 @@ func (m *Machine) card() (properties string, more []string) {
 	}
 	return properties, more
 }
+
+// diskIndex puts disk i behind what the machine is started from: OVMF drops
+// boot entries of devices that QEMU has given no place.
+func (m *Machine) diskIndex(i int) string {
+	if m.cfg.Firmware == BIOS {
+		return ""
+	}
+	return fmt.Sprintf(",bootindex=%d", 10+i)
+}

@@ -162,7 +162,7 @@ func (m *Machine) args() []string {
 			// unsafe: what the guest wrote is in the host's page cache, which
 			// outlives QEMU; that is all a test's power cut needs.
 			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+m.faults[i]+disk,
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s", id, m.cfg.Name, id))
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s%s", id, m.cfg.Name, id, m.diskIndex(i)))
 	}
 	args = append(args, m.attachments()...)
 	args = append(args, m.deadCards()...)
