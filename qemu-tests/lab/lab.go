@@ -86,6 +86,8 @@ func makeNamespace(ctx context.Context) (string, error) {
 func (n *Network) setUp(ctx context.Context) error {
 	steps := [][]string{
 		{"ip", "link", "set", "lo", "up"},
+		// The bridge is in the server's namespace; by default it would answer for the server's address, too.
+		{"sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1"},
 		{"ip", "link", "add", bridge, "type", "bridge", "mcast_snooping", "0", "forward_delay", "0"},
 		{"ip", "link", "add", Interface, "type", "veth", "peer", "name", serverPort},
 		{"ip", "link", "set", serverPort, "master", bridge},
