@@ -221,12 +221,19 @@ func (c *castCmd) report(env Env, b *bench, verdicts []verdict) error {
 	for _, s := range peersBetter(all) {
 		fmt.Fprintln(env.Stdout, "peer better:", s)
 	}
-	if c.JSON != "" {
-		doc, err := json.MarshalIndent(map[string]any{"cores": runtime.NumCPU(), "kernel": kernel(), "results": all, "verdicts": verdicts}, "", " ")
+	return conclude(c.JSON, held, map[string]any{"results": all, "verdicts": verdicts})
+}
+
+// conclude writes what was measured, and where, to the file of that name, if it
+// has one, and fails if a bar was not held.
+func conclude(file string, held bool, doc map[string]any) error {
+	if file != "" {
+		doc["cores"], doc["kernel"] = runtime.NumCPU(), kernel()
+		b, err := json.MarshalIndent(doc, "", " ")
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(c.JSON, append(doc, '\n'), 0o644); err != nil {
+		if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -168,18 +167,6 @@ func (c *imageCmd) report(env Env, b *imageBench) error {
 		held = held && v.Held
 		fmt.Fprintln(env.Stdout, v)
 	}
-	if c.JSON != "" {
-		doc, err := json.MarshalIndent(map[string]any{"cores": runtime.NumCPU(), "kernel": kernel(), "used_bytes": b.used,
-			"encoded_bytes": b.encoded, "partclone_zstd_bytes": b.peer, "jobs": b.jobs, "verdicts": verdicts}, "", " ")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(c.JSON, append(doc, '\n'), 0o644); err != nil {
-			return err
-		}
-	}
-	if !held {
-		return errBar
-	}
-	return nil
+	return conclude(c.JSON, held, map[string]any{"used_bytes": b.used,
+		"encoded_bytes": b.encoded, "partclone_zstd_bytes": b.peer, "jobs": b.jobs, "verdicts": verdicts})
 }
