@@ -91,7 +91,8 @@ func TestWriteError(t *testing.T) {
 	s.expect(m, `huck: STOPPED: 1 installations in a row did not complete \(the last: receive: .*write /dev/vda at`)
 	s.told(node, from, `stopped: 1 installations in a row`)
 	for _, e := range s.Events.Since(from) {
-		if e.Step == "receive" {
+		// What the boot before told last may arrive after its console's words.
+		if e.Step == "receive" && e.Boot != failed.Boot {
 			t.Errorf("a stopped node received: %+v", e)
 		}
 	}
