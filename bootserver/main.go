@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"huck/bootserver/config"
 	"huck/imager/api"
 	"huck/imager/store"
 )
@@ -96,7 +97,7 @@ type app struct {
 	ctx         context.Context
 	env         Env
 	json, quiet bool
-	config      *config // empty without --config
+	config      *config.File // empty without --config
 }
 
 // helpShown unwinds a run that printed help, after which kong expects the
@@ -105,7 +106,7 @@ type helpShown struct{}
 
 func run(ctx context.Context, env Env, args []string) (err error) {
 	var c cli
-	file := new(config)
+	file := new(config.File)
 	parser, err := kong.New(&c, kong.Bind(file), kong.Name("bootserver"), kong.Description(description),
 		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { panic(helpShown{}) }))
 	if err != nil {

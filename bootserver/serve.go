@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/bootserver/boot"
+	"huck/bootserver/config"
 	"huck/bootserver/dhcp"
 	"huck/bootserver/events"
 	"huck/bootserver/nodes"
@@ -30,18 +31,18 @@ import (
 )
 
 type serveCmd struct {
-	Config    configFlag `placeholder:"FILE" help:"Read settings from a TOML file: values of these flags, which win over it, and more subnets and reservations for DHCP. bootserver/reference.conf is its manual."`
-	Interface string     `required:"" placeholder:"IF" help:"The network interface to serve; no other sees DHCP, TFTP or multicast."`
-	Data      string     `required:"" placeholder:"DIR" help:"Where images and state are kept."`
-	DHCP      string     `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default); proxy: tell machines what to boot beside the network's own DHCP server; authoritative: be that server."`
-	Pool      string     `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
-	Router    string     `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
-	DNS       []string   `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
-	Probe     bool       `default:"true" negatable:"" help:"Look by ARP or ping whether an address is in use before it is leased (default). --no-probe is for networks where a router answers for every address."`
-	HTTP      string     `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
-	Netboot   string     `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
-	Append    string     `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`
-	LogLevel  string     `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
+	Config    config.Flag `placeholder:"FILE" help:"Read settings from a TOML file: values of these flags, which win over it, and more subnets and reservations for DHCP. bootserver/reference.conf is its manual."`
+	Interface string      `required:"" placeholder:"IF" help:"The network interface to serve; no other sees DHCP, TFTP or multicast."`
+	Data      string      `required:"" placeholder:"DIR" help:"Where images and state are kept."`
+	DHCP      string      `name:"dhcp" default:"off" placeholder:"MODE" help:"off (default); proxy: tell machines what to boot beside the network's own DHCP server; authoritative: be that server."`
+	Pool      string      `placeholder:"A-B" help:"Addresses to lease; the upper half of the subnet by default."`
+	Router    string      `placeholder:"ADDR" help:"The router that leases name; this host's own by default, if it is on that interface."`
+	DNS       []string    `name:"dns" placeholder:"ADDR" help:"DNS servers that leases name; none by default."`
+	Probe     bool        `default:"true" negatable:"" help:"Look by ARP or ping whether an address is in use before it is leased (default). --no-probe is for networks where a router answers for every address."`
+	HTTP      string      `name:"http" default:":8480" placeholder:"[HOST]:PORT" help:"Where to answer HTTP (${default}); port 0 takes a free one."`
+	Netboot   string      `placeholder:"DIR" help:"The folder with the appliance; by default netboot beside this program or build/out/netboot."`
+	Append    string      `placeholder:"WORDS" help:"More words for the appliance's kernel command line."`
+	LogLevel  string      `name:"log-level" default:"info" placeholder:"LEVEL" help:"debug, info (default), warn or error."`
 	origin.CastFlags
 }
 
@@ -69,7 +70,7 @@ const (
 func (c *serveCmd) Run(a *app) (err error) {
 	set, err := c.check(a.config)
 	if err != nil {
-		return a.config.blame(err)
+		return a.config.Blame(err)
 	}
 	log := a.logger(set.level)
 	unlock, err := openData(c.Data)
@@ -121,7 +122,7 @@ func (c *serveCmd) ready(a *app, s *site) error {
 }
 
 // check turns the flags into settings, or refuses them; nothing is opened.
-func (c *serveCmd) check(file *config) (settings, error) {
+func (c *serveCmd) check(file *config.File) (settings, error) {
 	var s settings
 	usage := func(err error) (settings, error) { return s, usageError{err} }
 	switch s.mode = dhcpMode(c.DHCP); s.mode {
@@ -164,8 +165,8 @@ func (c *serveCmd) check(file *config) (settings, error) {
 
 // checkDHCP makes the configuration of a server that leases: the subnets of the
 // file, with our own among them, and what flags say of our own.
-func (c *serveCmd) checkDHCP(file *config, ifi *net.Interface, own netip.Prefix) (d dhcp.Config, err error) {
-	d.Server, d.Subnets, d.Reservations = own.Addr(), slices.Clone(file.subnets), file.kept
+func (c *serveCmd) checkDHCP(file *config.File, ifi *net.Interface, own netip.Prefix) (d dhcp.Config, err error) {
+	d.Server, d.Subnets, d.Reservations = own.Addr(), slices.Clone(file.Subnets), file.Reservations
 	i := slices.IndexFunc(d.Subnets, func(s dhcp.Subnet) bool { return s.Prefix.Contains(own.Addr()) })
 	if i < 0 {
 		sub := dhcp.Subnet{Prefix: own, Pools: []dhcp.Pool{dhcp.DefaultPool(own)}}
@@ -174,7 +175,7 @@ func (c *serveCmd) checkDHCP(file *config, ifi *net.Interface, own netip.Prefix)
 		}
 		d.Subnets, i = append(d.Subnets, sub), len(d.Subnets)
 	} else if p := d.Subnets[i].Prefix.Masked(); p != own.Masked() {
-		return d, file.at(fmt.Sprintf("subnet[%d].prefix", i), fmt.Errorf("%v is not the network of interface %s, which is %v", p, ifi.Name, own.Masked()))
+		return d, file.At(fmt.Sprintf("subnet[%d].prefix", i), fmt.Errorf("%v is not the network of interface %s, which is %v", p, ifi.Name, own.Masked()))
 	}
 	sub := &d.Subnets[i]
 	if c.Pool != "" {

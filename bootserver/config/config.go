@@ -1,4 +1,7 @@
-package main
+// Package config reads the boot server's configuration file: TOML with values
+// for the flags of its command line, and with the subnets and reservations that
+// no flag could hold. bootserver/reference.conf is the manual.
+package config
 
 import (
 	"bytes"
@@ -24,17 +27,19 @@ import (
 	"huck/bootserver/dhcp"
 )
 
-// maxConfig bounds the bytes of a configuration file: 10000 reservations.
-const maxConfig = 1 << 20
+// maxSize bounds the bytes of a configuration file: 10000 reservations.
+const maxSize = 1 << 20
 
-// config is a configuration file after checking. reference.conf is its manual.
-type config struct {
-	name    string // of the file
-	lines   keyLines
-	flags   map[string]string // values of the command line's flags, by name
-	given   map[string]bool   // those of flags that the command line left to us
-	subnets []dhcp.Subnet
-	kept    []dhcp.Reservation
+// File is a configuration file after checking; the zero value is that of no
+// file. It answers kong for the flags that are not on the command line.
+type File struct {
+	Subnets      []dhcp.Subnet
+	Reservations []dhcp.Reservation
+
+	name  string // of the file
+	lines keyLines
+	flags map[string]string // values of the command line's flags, by name
+	given map[string]bool   // those of flags that the command line left to us
 }
 
 // rawConfig is what of a file is no flag.
@@ -82,49 +87,49 @@ func (m *macText) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// parseConfig reads and checks a configuration file; name is for errors, which
+// Parse reads and checks a configuration file; name is for errors, which
 // say the line and the key.
-func parseConfig(r io.Reader, name string) (*config, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxConfig+1))
+func Parse(r io.Reader, name string) (*File, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if len(text) > maxConfig {
-		return nil, fmt.Errorf("%s: larger than %d bytes", name, maxConfig)
+	if len(text) > maxSize {
+		return nil, fmt.Errorf("%s: larger than %d bytes", name, maxSize)
 	}
-	c := &config{name: name, given: map[string]bool{}}
+	f := &File{name: name, given: map[string]bool{}}
 	var raw rawConfig
-	if err := c.decode(text, &raw); err != nil {
+	if err := f.decode(text, &raw); err != nil {
 		return nil, err
 	}
-	return c, c.check(raw)
+	return f, f.check(raw)
 }
 
-// decode fills raw with what is no flag, and c.flags with the rest.
-func (c *config) decode(text []byte, raw *rawConfig) error {
+// decode fills raw with what is no flag, and f.flags with the rest.
+func (f *File) decode(text []byte, raw *rawConfig) error {
 	var all map[string]any
 	if err := toml.Unmarshal(text, &all); err != nil {
-		return c.located(err)
+		return f.located(err)
 	}
-	c.lines = findKeys(text)
+	f.lines = findKeys(text)
 	if err := toml.Unmarshal(text, raw); err != nil {
-		return c.located(err)
+		return f.located(err)
 	}
-	for _, key := range slices.Sorted(maps.Keys(c.lines)) {
+	for _, key := range slices.Sorted(maps.Keys(f.lines)) {
 		if !tableKey.MatchString(key) {
-			return c.at(key, errors.New("there is no such key, see reference.conf"))
+			return f.At(key, errors.New("there is no such key, see reference.conf"))
 		}
 	}
-	c.flags = map[string]string{}
+	f.flags = map[string]string{}
 	for _, key := range slices.Sorted(maps.Keys(all)) {
-		if c.lines[key] == 0 { // a list of tables
+		if f.lines[key] == 0 { // a list of tables
 			continue
 		}
 		text, err := flagText(all[key])
 		if err != nil {
-			return c.at(key, err)
+			return f.At(key, err)
 		}
-		c.flags[key] = text
+		f.flags[key] = text
 	}
 	return nil
 }
@@ -151,52 +156,52 @@ func flagText(v any) (string, error) {
 }
 
 // located adds file and line to an error of the decoder.
-func (c *config) located(err error) error {
+func (f *File) located(err error) error {
 	var at *toml.DecodeError
 	if !errors.As(err, &at) {
-		return fmt.Errorf("%s: %w", c.name, err)
+		return fmt.Errorf("%s: %w", f.name, err)
 	}
 	line, column := at.Position()
-	if key := c.lines.on(line); key != "" {
-		return fmt.Errorf("%s:%d: %s: %s", c.name, line, key, strings.TrimPrefix(at.Error(), "toml: "))
+	if key := f.lines.on(line); key != "" {
+		return fmt.Errorf("%s:%d: %s: %s", f.name, line, key, strings.TrimPrefix(at.Error(), "toml: "))
 	}
-	return fmt.Errorf("%s:%d:%d: %s", c.name, line, column, strings.TrimPrefix(at.Error(), "toml: "))
+	return fmt.Errorf("%s:%d:%d: %s", f.name, line, column, strings.TrimPrefix(at.Error(), "toml: "))
 }
 
-// at adds file, line and key to an error.
-func (c *config) at(key string, err error) error {
-	return fmt.Errorf("%s:%d: %s: %w", c.name, c.lines[key], key, err)
+// At adds file, line and key to an error.
+func (f *File) At(key string, err error) error {
+	return fmt.Errorf("%s:%d: %s: %w", f.name, f.lines[key], key, err)
 }
 
 // check makes subnets and reservations of what was read.
-func (c *config) check(raw rawConfig) error {
+func (f *File) check(raw rawConfig) error {
 	for i, s := range raw.Subnets {
 		key := fmt.Sprintf("subnet[%d]", i)
 		if !s.Prefix.IsValid() {
-			return c.at(key, errors.New(`prefix is missing, such as prefix = "10.1.0.0/24"`))
+			return f.At(key, errors.New(`prefix is missing, such as prefix = "10.1.0.0/24"`))
 		}
-		if s.LeaseTime.Duration == 0 && c.lines[key+".lease-time"] > 0 {
-			return c.at(key+".lease-time", errors.New("0 is no time"))
+		if s.LeaseTime.Duration == 0 && f.lines[key+".lease-time"] > 0 {
+			return f.At(key+".lease-time", errors.New("0 is no time"))
 		}
 		sub := dhcp.Subnet{Prefix: s.Prefix, Router: s.Router, DNS: s.DNS, LeaseTime: s.LeaseTime.Duration}
 		for _, p := range s.Pools {
 			sub.Pools = append(sub.Pools, p.Pool)
 		}
-		c.subnets = append(c.subnets, sub)
-		if err := dhcp.CheckSubnets(c.subnets); err != nil {
-			return c.at(key, err)
+		f.Subnets = append(f.Subnets, sub)
+		if err := dhcp.CheckSubnets(f.Subnets); err != nil {
+			return f.At(key, err)
 		}
 	}
 	for i, r := range raw.Reservations {
 		if key := fmt.Sprintf("reservation[%d]", i); r.MAC.text == "" || !r.Address.IsValid() {
-			return c.at(key, errors.New("mac and address are both needed"))
+			return f.At(key, errors.New("mac and address are both needed"))
 		}
-		c.kept = append(c.kept, dhcp.Reservation{MAC: r.MAC.text, Addr: r.Address})
+		f.Reservations = append(f.Reservations, dhcp.Reservation{MAC: r.MAC.text, Addr: r.Address})
 	}
 	return nil
 }
 
-// tableKey matches what may stand in a file: flags, of which config.Validate
+// tableKey matches what may stand in a file: flags, of which File.Validate
 // knows more, and the tables with their keys.
 var tableKey = regexp.MustCompile(`^([^.\[]*|subnet\[\d+\](\.(prefix|pools|router|dns|lease-time))?|reservation\[\d+\](\.(mac|address))?)$`)
 
@@ -245,13 +250,13 @@ func findKeys(text []byte) keyLines {
 	return lines
 }
 
-// configFlag is the flag that names a configuration file. The file answers for
-// the flags that are not on the command line.
-type configFlag string
+// Flag is the flag that names a configuration file. What it reads goes to the
+// *File that the parser was made with, by kong.Bind.
+type Flag string
 
-// BeforeResolve is called by kong, which finds *config among what it was given.
-func (f configFlag) BeforeResolve(ctx *kong.Context, trace *kong.Path, c *config) error {
-	name, _ := ctx.FlagValue(trace.Flag).(configFlag)
+// BeforeResolve is called by kong, which finds *File among what it was given.
+func (f Flag) BeforeResolve(ctx *kong.Context, trace *kong.Path, c *File) error {
+	name, _ := ctx.FlagValue(trace.Flag).(Flag)
 	if name == "" {
 		return nil
 	}
@@ -260,7 +265,7 @@ func (f configFlag) BeforeResolve(ctx *kong.Context, trace *kong.Path, c *config
 		return fmt.Errorf("--config: %w", err)
 	}
 	defer file.Close()
-	read, err := parseConfig(file, string(name))
+	read, err := Parse(file, string(name))
 	if err != nil {
 		return err
 	}
@@ -270,7 +275,7 @@ func (f configFlag) BeforeResolve(ctx *kong.Context, trace *kong.Path, c *config
 }
 
 // Validate refuses keys that are no flags of the command; for kong.
-func (c *config) Validate(app *kong.Application) error {
+func (f *File) Validate(app *kong.Application) error {
 	known := map[string]bool{}
 	for _, command := range app.Children {
 		if command.Name == "serve" {
@@ -279,34 +284,34 @@ func (c *config) Validate(app *kong.Application) error {
 			}
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(c.flags)) {
+	for _, key := range slices.Sorted(maps.Keys(f.flags)) {
 		if !known[key] {
-			return c.at(key, errors.New("there is no such key; `bootserver serve --help` lists the flags, and reference.conf the rest"))
+			return f.At(key, errors.New("there is no such key; `bootserver serve --help` lists the flags, and reference.conf the rest"))
 		}
 	}
 	return nil
 }
 
 // Resolve returns the value of a flag; for kong.
-func (c *config) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	text, ok := c.flags[flag.Name]
+func (f *File) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	text, ok := f.flags[flag.Name]
 	if !ok {
 		return nil, nil
 	}
 	// kong's own error would not say where the value is from.
 	if err := flag.Parse(kong.Scan().PushTyped(text, kong.FlagValueToken), reflect.New(flag.Target.Type()).Elem()); err != nil {
-		return nil, c.at(flag.Name, err)
+		return nil, f.At(flag.Name, err)
 	}
-	c.given[flag.Name] = true
+	f.given[flag.Name] = true
 	return text, nil
 }
 
 var flagName = regexp.MustCompile(`^--([a-z-]+)`)
 
-// blame adds where the value is from to an error about a flag.
-func (c *config) blame(err error) error {
-	if m := flagName.FindStringSubmatch(err.Error()); m != nil && c.given[m[1]] {
-		return fmt.Errorf("%s:%s: %w", c.name, strconv.Itoa(c.lines[m[1]]), err)
+// Blame adds where the value is from to an error about a flag.
+func (f *File) Blame(err error) error {
+	if m := flagName.FindStringSubmatch(err.Error()); m != nil && f.given[m[1]] {
+		return fmt.Errorf("%s:%s: %w", f.name, strconv.Itoa(f.lines[m[1]]), err)
 	}
 	return err
 }
