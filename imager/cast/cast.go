@@ -96,8 +96,9 @@ type ServerConfig struct {
 	// DSCP is the class of service of the groups' packets, 0 to 63 (RFC 2474).
 	DSCP int
 	// Gather is how long a channel that was idle holds data back after the
-	// first request, so that machines switched on together share it from the
-	// first chunk on.
+	// first request, and again after each receiver that is told of the channel
+	// meanwhile, four times that in all: so that machines switched on together
+	// share it from the first chunk on, and one that is alone waits little.
 	Gather time.Duration
 	// Log may be nil.
 	Log *slog.Logger

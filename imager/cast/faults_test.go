@@ -49,14 +49,36 @@ func TestManyJoiners(t *testing.T) {
 	}
 }
 
+// TestGather: machines that come one after the other begin together, and one
+// that is alone waits for Gather; so do many, four times as long at most.
 func TestGather(t *testing.T) {
-	w := newWorld(t, 3, 60, region, region, cast.SenderConfig{Rate: 80e6, Gather: 2 * time.Second})
-	w.join(nil, casttest.Link{Delay: lan})
-	w.After(time.Second, func() { w.join(nil, casttest.Link{Delay: lan}) })
-	w.Run(2*time.Second, func() bool { return len(w.Receivers) == 2 })
-	w.finish(time.Minute)
-	if w.ratio() > 1.055 {
-		t.Errorf("sent %.3f times the image", w.ratio())
+	const gather = 250 * time.Millisecond
+	for name, c := range map[string]struct {
+		joins int
+		gap   time.Duration
+		waits [2]time.Duration // until the first data, at least and at most
+		ratio float64
+	}{
+		"alone":       {1, 0, [2]time.Duration{gather, gather * 3 / 2}, 1.055},
+		"three":       {3, 200 * time.Millisecond, [2]time.Duration{gather + 400*time.Millisecond, gather*3/2 + 400*time.Millisecond}, 1.055},
+		"without end": {8, 200 * time.Millisecond, [2]time.Duration{4 * gather, 9 * gather / 2}, 1.35},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 3, 60, region, region, cast.SenderConfig{Rate: 80e6, Gather: gather})
+			start := w.Now
+			for i := range c.joins {
+				w.After(time.Duration(i)*c.gap, func() { w.join(nil, casttest.Link{Delay: lan}) })
+			}
+			w.Run(time.Minute, func() bool { return w.bytes > 60<<10 })
+			if took := w.Now.Sub(start); took < c.waits[0] || took > c.waits[1] {
+				t.Errorf("data after %v, want from %v to %v", took, c.waits[0], c.waits[1])
+			}
+			w.Run(time.Minute, func() bool { return len(w.Receivers) == c.joins })
+			w.finish(time.Minute)
+			if w.ratio() > c.ratio {
+				t.Errorf("sent %.3f times the image", w.ratio())
+			}
+		})
 	}
 }
 

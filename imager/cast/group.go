@@ -34,11 +34,15 @@ const (
 )
 
 // Expect tells that one more receiver has been told of the channel: until it
-// is heard, a group's size would be unknown when it matters most.
+// is heard, a group's size would be unknown when it matters most. Where one comes,
+// the next may be near: data that is held back waits for that one, too.
 func (s *Sender) Expect(now time.Time) {
 	s.expected++
 	s.expectedAt = now
 	s.members = max(s.members, s.expected)
+	if !s.hold.IsZero() {
+		s.hold = now.Add(min(s.cfg.Gather, s.holdEnd.Sub(now)))
+	}
 }
 
 // meet counts a receiver that was not there. A group that turns out to be twice

@@ -29,6 +29,8 @@ const (
 	// repairBurst is how many symbols of repairs go before a fresh chunk must:
 	// as many as a chunk has at most, so that repairs take at most half.
 	repairBurst = protocol.MaxSymbols
+	// gatherMost is how many times Gather newcomers can hold data back in all.
+	gatherMost = 4
 	// restTime is how long a channel has to be idle before Gather applies again.
 	restTime = 10 * time.Second
 	// unreadable is how long a chunk that could not be read is not tried again.
@@ -98,7 +100,8 @@ type Sender struct {
 
 	tokens     float64 // bytes that may be sent at paced
 	paced      time.Time
-	hold       time.Time // no data before
+	hold       time.Time // no data before; zero when there was some
+	holdEnd    time.Time // to which newcomers can put hold off
 	lastActive time.Time
 	announced  time.Time // the last announcement
 	// announcedSize is its size in bytes.
@@ -205,7 +208,7 @@ func (s *Sender) request(now time.Time, from *peer, body []byte) bool {
 	if changed {
 		s.dirty = true
 		if !before && (s.lastActive.IsZero() || now.Sub(s.lastActive) > restTime) {
-			s.hold = now.Add(s.cfg.Gather)
+			s.hold, s.holdEnd = now.Add(s.cfg.Gather), now.Add(gatherMost*s.cfg.Gather)
 		}
 		s.lastActive = now
 	}
@@ -313,7 +316,7 @@ func (s *Sender) Next(now time.Time, buf []byte) ([]byte, bool) {
 	if s.tokens <= 0 || now.Before(s.hold) || s.run.left == 0 && !s.begin() {
 		return nil, false
 	}
-	s.lastActive = now
+	s.hold, s.lastActive = time.Time{}, now
 	return s.symbol(now, buf), true
 }
 

@@ -18,10 +18,11 @@ var (
 	DefaultGroups6 = netip.MustParsePrefix("ff15::4855:434b:0:0/96")
 )
 
-// Gather is how long an idle channel waits for company after its first request:
-// machines that one switch turned on should share the image from its first
-// chunk on, and one that is alone should not notice.
-const Gather = 500 * time.Millisecond
+// Gather is how long an idle channel waits for company after its first request
+// and after each newcomer, as cast.ServerConfig says: machines that one switch
+// turned on should share the image from its first chunk on, and one that is
+// alone should not notice.
+const Gather = 250 * time.Millisecond
 
 // Groups returns what GroupFor picks from the default groups of the family of
 // addr, the address that requests go to.

@@ -112,7 +112,7 @@ func saysOthers(r *casttest.Result) string {
 
 // senderFaults is what senders do.
 func senderFaults() []*fault {
-	const gather = 500 * time.Millisecond // what the programs use
+	const gather = 250 * time.Millisecond // what the programs use
 	killed := smallImage(50, 0.01)
 	killed.Config.Gather = gather
 	killed.Script = func(t *casttest.Trial) {
