@@ -293,22 +293,13 @@ func (p *plan) gap(ctx context.Context, gap image.Extent, used *blocks) error {
 		bad := readFull(p.cfg.Device, b, off) != nil
 		for len(b) > 0 {
 			n := min(len(b), image.BlockSize-int(off%image.BlockSize))
-			if bad || !zero(b[:n]) {
+			if bad || !disk.IsZero(b[:n]) {
 				used.add(off, int64(n))
 			}
 			b, off = b[n:], off+int64(n)
 		}
 	}
 	return nil
-}
-
-func zero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // readFull fills b from r at off. io.ReaderAt may return io.EOF beside a full

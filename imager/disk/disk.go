@@ -5,6 +5,7 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,12 @@ func Buffer(n int) []byte {
 	b := make([]byte, n+Align)
 	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (Align - 1))
 	return b[skip : skip+n : skip+n]
+}
+
+// IsZero reports whether b is all zeros.
+func IsZero(b []byte) bool {
+	// Each byte equals the one before: a comparison as fast as memory.
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }
 
 // Refused tells why a device is not used for what was asked. Nothing has been

@@ -315,3 +315,25 @@ func TestBlockDeviceRefused(t *testing.T) {
 	d := must[disk.Device](t)(disk.Open(dev, true))
 	ok(t, d.Close())
 }
+
+func TestIsZero(t *testing.T) {
+	for n := range 130 {
+		b := make([]byte, n)
+		if !disk.IsZero(b) {
+			t.Errorf("%d zeros are said to be none", n)
+		}
+		for i := range b {
+			b[i] = 1
+			if disk.IsZero(b) {
+				t.Errorf("the 1 at %d of %d is missed", i, n)
+			}
+			b[i] = 0
+		}
+		for i := range b {
+			b[i] = 7
+		}
+		if n > 0 && disk.IsZero(b) {
+			t.Errorf("%d sevens are said to be zeros", n)
+		}
+	}
+}

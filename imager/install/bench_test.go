@@ -91,3 +91,15 @@ func benchFile(b *testing.B, src *source) disk.Device {
 	b.Cleanup(func() { dev.Close() })
 	return dev
 }
+
+// BenchmarkPlanBlank compares a disk of zeros, of which nothing is in place.
+func BenchmarkPlanBlank(b *testing.B) {
+	src := benchSource(b)
+	dev := newDisk(src.Manifest.DiskSize)
+	b.SetBytes(src.Layout.UsedBytes())
+	for b.Loop() {
+		if r, err := install.Verify(context.Background(), src.Image, dev, nil); err != nil || r.Equal() {
+			b.Fatal(r, err)
+		}
+	}
+}

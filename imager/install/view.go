@@ -47,13 +47,15 @@ type view struct {
 	// has been seen.
 	mu    sync.Mutex
 	parts map[int]image.ID
+	// zeros has the hashes of zeros, by their number.
+	zeros map[int]image.ID
 }
 
 // newView returns the fitted view of img on dev, or a *Refused if dev cannot
 // hold it.
 func newView(img *image.Image, dev disk.Device, opt Options) (*view, error) {
 	man := img.Manifest
-	v := &view{layout: img.Layout, table: man.Table, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size(), end: man.DiskSize}
+	v := &view{layout: img.Layout, table: man.Table, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size(), end: man.DiskSize, zeros: make(map[int]image.ID)}
 	v.dataEnd = v.size
 	v.headSize = min(max(image.BlockSize, 2*v.sector), v.size)
 	var err error
@@ -231,7 +233,23 @@ func (v *view) matches(i int, b []byte, base int64) bool {
 		}
 		at += copy(b[start+int64(at):], run)
 	}
-	return image.Sum(b[start:start+int64(at)]) == want
+	return v.hash(b[start:start+int64(at)]) == want
+}
+
+// hash is image.Sum, which it asks only once about zeros of one length: most of
+// a disk that is new or discarded.
+func (v *view) hash(b []byte) image.ID {
+	if !disk.IsZero(b) {
+		return image.Sum(b)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	id, known := v.zeros[len(b)]
+	if !known {
+		id = image.Sum(b)
+		v.zeros[len(b)] = id
+	}
+	return id
 }
 
 // unused calls f for every stretch of the device that the fitted view does not

@@ -1,7 +1,6 @@
 package install
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -149,7 +148,7 @@ func (j *Job) checkTail(s segment) error {
 		return nil
 	}
 	tail := s.data[max(int64(len(s.data))-over, 0):]
-	if bytes.Equal(tail, make([]byte, len(tail))) {
+	if disk.IsZero(tail) {
 		return nil
 	}
 	return fmt.Errorf("install: the image has data behind byte %d of %s, where the backup GPT belongs", j.view.dataEnd, j.dev.Name())
