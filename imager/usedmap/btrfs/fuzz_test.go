@@ -2,17 +2,16 @@ package btrfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/internal/probetest"
 )
 
 const pageSize = 4096
@@ -56,36 +55,15 @@ func (s *sparse) clone() *sparse { return &sparse{s.size, maps.Clone(s.pages)} }
 // mkfs.btrfs 6.2; what is unused in them is zero.
 func images(t testing.TB) map[string]*sparse {
 	t.Helper()
-	paths, err := filepath.Glob("testdata/*.img.gz")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%d images, error %v", len(paths), err)
-	}
 	all := make(map[string]*sparse)
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &sparse{pages: make(map[int64][]byte)}
-		for ; ; s.size += pageSize {
-			p := make([]byte, pageSize)
-			if _, err := io.ReadFull(r, p); err == io.EOF {
-				break
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if len(bytes.Trim(p, "\x00")) != 0 {
-				s.pages[s.size] = p
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		s := &sparse{int64(len(img.Bytes)), make(map[int64][]byte)}
+		for off := int64(0); off < s.size; off += pageSize {
+			if p := img.Bytes[off:][:pageSize]; len(bytes.Trim(p, "\x00")) != 0 {
+				s.pages[off] = p
 			}
 		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		all[strings.TrimSuffix(filepath.Base(path), ".img.gz")] = s
+		all[img.Name] = s
 	}
 	return all
 }
@@ -352,20 +330,7 @@ func FuzzProbe(f *testing.F) {
 			}
 		}
 		res, err := Probe(s, s.size)
-		if res == nil {
-			return
-		}
-		if (res.Used == nil) != (res.Whole != "") || err != nil && res.Used != nil {
-			t.Fatalf("%+v, error %v", res, err)
-		}
-		if res.Used == nil {
-			return
-		}
-		for off, n := range res.Used.All() {
-			if off < 0 || n <= 0 || off+n > s.size {
-				t.Fatalf("range %d+%d of %d", off, n, s.size)
-			}
-		}
+		probetest.Check(t, s.size, res, err)
 	})
 }
 

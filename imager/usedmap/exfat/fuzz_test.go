@@ -2,44 +2,19 @@ package exfat
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
-	"io"
 	"os"
-	"path/filepath"
 	"testing"
+
+	"huck/imager/usedmap/internal/probetest"
 )
 
-// images returns the filesystems in testdata. They were made by mkfs.exfat of
+// TestImages takes the filesystems in testdata. They were made by mkfs.exfat of
 // exfatprogs 1.2.0 and hold directories and files, some of them scattered, all
 // of them zeros.
-func images(t testing.TB) [][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.img.gz")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%d images, error %v", len(paths), err)
-	}
-	var all [][]byte
-	for _, p := range paths {
-		z, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := gzip.NewReader(bytes.NewReader(z))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
-}
-
 func TestImages(t *testing.T) {
-	for _, b := range images(t) {
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		b := img.Bytes
 		res, err := Probe(bytes.NewReader(b), int64(len(b)))
 		if err != nil || res == nil || res.Used == nil || res.Used.Bytes() > int64(len(b))/2 {
 			t.Errorf("%+v, error %v", res, err)
@@ -102,7 +77,7 @@ func twin(t *testing.T, b []byte) []byte {
 }
 
 func TestTexFAT(t *testing.T) {
-	b := images(t)[0]
+	b := probetest.Images(t, os.DirFS("testdata"))[0].Bytes
 	one, err := Probe(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
@@ -133,36 +108,23 @@ func TestTexFAT(t *testing.T) {
 // three-byte offset and a new value each. Offsets are those in the first 512
 // KiB, where all metadata is, but for every fourth.
 func FuzzProbe(f *testing.F) {
-	all := images(f)
+	all := probetest.Images(f, os.DirFS("testdata"))
 	for i := range all {
 		f.Add(byte(i), []byte{0, 0, 108, 10, 0, 8, 9, 7})
 		f.Add(byte(i), []byte{0, 0, 96, 6, 1, 0, 0x20, 0x85, 1, 0x20, 0x20, 0xc0})
 	}
 	f.Fuzz(func(t *testing.T, base byte, patches []byte) {
-		b := bytes.Clone(all[int(base)%len(all)])
-		for i := 0; len(patches) >= 4; i++ {
-			at := int(patches[0])<<16 | int(patches[1])<<8 | int(patches[2])
+		b := bytes.Clone(all[int(base)%len(all)].Bytes)
+		i := 0
+		for at, value := range probetest.Patches(patches) {
 			if i%4 != 0 {
 				at %= 512 << 10
 			}
-			b[at%len(b)] = patches[3]
-			patches = patches[4:]
+			b[at%len(b)] = value
+			i++
 		}
 		fix(b)
 		res, err := Probe(bytes.NewReader(b), int64(len(b)))
-		if res == nil {
-			return
-		}
-		if (res.Used == nil) != (res.Whole != "") || err != nil && res.Used != nil {
-			t.Fatalf("%+v, error %v", res, err)
-		}
-		if res.Used == nil {
-			return
-		}
-		for off, n := range res.Used.All() {
-			if off < 0 || n <= 0 || off+n > int64(len(b)) {
-				t.Fatalf("range %d+%d of %d", off, n, len(b))
-			}
-		}
+		probetest.Check(t, int64(len(b)), res, err)
 	})
 }

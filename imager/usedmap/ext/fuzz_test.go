@@ -2,43 +2,18 @@ package ext
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
-	"io"
 	"os"
-	"path/filepath"
 	"testing"
+
+	"huck/imager/usedmap/internal/probetest"
 )
 
-// images returns the filesystems in testdata, by name. They were made by
-// mke2fs 1.47, with small groups, so that little space holds many.
-func images(t testing.TB) [][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.img.gz")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%d images, error %v", len(paths), err)
-	}
-	var all [][]byte
-	for _, p := range paths {
-		z, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := gzip.NewReader(bytes.NewReader(z))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
-}
-
+// TestImages takes the filesystems in testdata, which mke2fs 1.47 made, with
+// small groups, so that little space holds many.
 func TestImages(t *testing.T) {
-	for _, b := range images(t) {
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		b := img.Bytes
 		res, err := Probe(bytes.NewReader(b), int64(len(b)))
 		if err != nil || res == nil || res.Used == nil || res.Used.Bytes() > int64(len(b))/2 {
 			t.Errorf("%+v, error %v", res, err)
@@ -101,33 +76,20 @@ func fix(b []byte) []byte {
 // FuzzProbe changes bytes of sound filesystems: patches is a list of a
 // three-byte offset and a new value each.
 func FuzzProbe(f *testing.F) {
-	all := images(f)
+	all := probetest.Images(f, os.DirFS("testdata"))
 	for i := range all {
 		f.Add(byte(i), true, []byte{0, 4, 4, 1, 0, 8, 0x0c, 3})
 		f.Add(byte(i), true, []byte{0, 4, 0x20, 8, 0, 4, 0x21, 0})
 	}
 	f.Fuzz(func(t *testing.T, base byte, sums bool, patches []byte) {
-		b := bytes.Clone(all[int(base)%len(all)])
-		for ; len(patches) >= 4; patches = patches[4:] {
-			b[(int(patches[0])<<16|int(patches[1])<<8|int(patches[2]))%len(b)] = patches[3]
+		b := bytes.Clone(all[int(base)%len(all)].Bytes)
+		for at, value := range probetest.Patches(patches) {
+			b[at%len(b)] = value
 		}
 		if sums {
 			fix(b)
 		}
 		res, err := Probe(bytes.NewReader(b), int64(len(b)))
-		if res == nil {
-			return
-		}
-		if (res.Used == nil) != (res.Whole != "") || err != nil && res.Used != nil {
-			t.Fatalf("%+v, error %v", res, err)
-		}
-		if res.Used == nil {
-			return
-		}
-		for off, n := range res.Used.All() {
-			if off < 0 || n <= 0 || off+n > int64(len(b)) {
-				t.Fatalf("range %d+%d of %d", off, n, len(b))
-			}
-		}
+		probetest.Check(t, int64(len(b)), res, err)
 	})
 }

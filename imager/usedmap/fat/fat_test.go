@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"huck/imager/usedmap/fat"
+	"huck/imager/usedmap/internal/probetest"
 )
 
 // volume makes a FAT filesystem of one-sector clusters with a few of them
@@ -89,20 +90,13 @@ func FuzzProbe(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, kind byte, patches []byte) {
 		b := volume(kinds[int(kind)%len(kinds)])
-		for ; len(patches) >= 4; patches = patches[4:] {
-			b[(int(patches[0])<<16|int(patches[1])<<8|int(patches[2]))%len(b)] = patches[3]
+		for at, value := range probetest.Patches(patches) {
+			b[at%len(b)] = value
 		}
 		res, err := fat.Probe(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if res == nil || res.Used == nil {
-			return
-		}
-		for off, n := range res.Used.All() {
-			if off < 0 || n <= 0 || off+n > int64(len(b)) {
-				t.Fatalf("range %d+%d of %d", off, n, len(b))
-			}
-		}
+		probetest.Check(t, int64(len(b)), res, err)
 	})
 }

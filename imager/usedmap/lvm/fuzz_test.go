@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"huck/imager/usedmap/internal/probetest"
 )
 
 // hot is how much of each end of a physical volume the fuzzer changes: all of
@@ -54,8 +56,8 @@ func FuzzProbe(f *testing.F) {
 	f.Fuzz(func(t *testing.T, base byte, sums bool, patches []byte) {
 		b := all[names[int(base)%len(names)]]
 		both := slices.Concat(b[:hot], b[len(b)-hot:])
-		for ; len(patches) >= 4; patches = patches[4:] {
-			both[(int(patches[0])<<16|int(patches[1])<<8|int(patches[2]))%len(both)] = patches[3]
+		for at, value := range probetest.Patches(patches) {
+			both[at%len(both)] = value
 		}
 		if sums {
 			fixEnds(both[:hot], both[hot:], int64(len(b)))
@@ -93,20 +95,10 @@ func checkProbe(t *testing.T, r io.ReaderAt, size int64) {
 	if res == nil {
 		return
 	}
-	if (res.Used == nil) != (res.Whole != "") {
-		t.Fatalf("%+v", res)
-	}
 	if again, err := Probe(r, size, nothing); err != nil || !reflect.DeepEqual(res, again) {
 		t.Fatalf("%+v, then %+v, error %v", res, again, err)
 	}
-	if res.Used == nil {
-		return
-	}
-	for off, n := range res.Used.All() {
-		if off < 0 || n <= 0 || off+n > size {
-			t.Fatalf("range %d+%d of %d", off, n, size)
-		}
-	}
+	probetest.Check(t, size, res, err)
 }
 
 // FuzzText reads metadata in other words.

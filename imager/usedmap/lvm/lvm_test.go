@@ -2,17 +2,16 @@ package lvm
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/internal/probetest"
 )
 
 const kib = 1 << 10
@@ -21,25 +20,9 @@ const kib = 1 << 10
 // them, with extents of 64 KiB and nothing in the logical volumes.
 func images(t testing.TB) map[string][]byte {
 	t.Helper()
-	paths, err := filepath.Glob("testdata/*.img.gz")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%d images, error %v", len(paths), err)
-	}
 	all := make(map[string][]byte)
-	for _, p := range paths {
-		z, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := gzip.NewReader(bytes.NewReader(z))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[strings.TrimSuffix(filepath.Base(p), ".img.gz")] = b
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		all[img.Name] = img.Bytes
 	}
 	return all
 }

@@ -2,44 +2,14 @@ package ntfs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
-	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/internal/probetest"
 )
-
-// images returns the filesystems in testdata. They were made by mkntfs and
-// ntfs-3g 2022.10.3; their up-case tables, which do not compress and which
-// nobody reads here, are zeroed.
-func images(t testing.TB) [][]byte {
-	t.Helper()
-	paths, err := filepath.Glob("testdata/*.img.gz")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%d images, error %v", len(paths), err)
-	}
-	var all [][]byte
-	for _, p := range paths {
-		z, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := gzip.NewReader(bytes.NewReader(z))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
-	}
-	return all
-}
 
 func mustProbe(t *testing.T, b []byte) *probe.Set {
 	t.Helper()
@@ -50,8 +20,12 @@ func mustProbe(t *testing.T, b []byte) *probe.Set {
 	return res.Used
 }
 
+// TestImages takes the filesystems in testdata. They were made by mkntfs and
+// ntfs-3g 2022.10.3; their up-case tables, which do not compress and which
+// nobody reads here, are zeroed.
 func TestImages(t *testing.T) {
-	for _, b := range images(t) {
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		b := img.Bytes
 		if n := mustProbe(t, b).Bytes(); n < 500<<10 || n > int64(len(b))*9/10 {
 			t.Errorf("%d of %d bytes used", n, len(b))
 		}
@@ -169,7 +143,8 @@ func (d *disk) list(n, first, other int64) {
 // TestAttributeLists has an MFT and a bitmap whose places several records tell.
 func TestAttributeLists(t *testing.T) {
 	tables, bitmaps := 0, 0
-	for i, b := range images(t) {
+	for i, img := range probetest.Images(t, os.DirFS("testdata")) {
+		b := img.Bytes
 		want := mustProbe(t, b).Bytes()
 		d := newDisk(t, b)
 		if d.split(fileMFT, 15) {
@@ -208,8 +183,8 @@ func TestBadLists(t *testing.T) {
 		"does not fit":              func(d *disk) { part(d, func(a []byte) { a[65] = 2 }) },
 	} {
 		tested := false
-		for _, b := range images(t) {
-			d := newDisk(t, b)
+		for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+			d := newDisk(t, img.Bytes)
 			if !d.split(fileBitmap, 14) {
 				continue
 			}
@@ -230,37 +205,23 @@ func TestBadLists(t *testing.T) {
 // three-byte offset and a new value each. Offsets are those in the MFT, but for
 // every fourth.
 func FuzzProbe(f *testing.F) {
-	all := images(f)
+	all := probetest.Images(f, os.DirFS("testdata"))
 	for i := range all {
 		f.Add(byte(i), []byte{0, 0, 13, 2, 1, 2, 3, 4})
 		f.Add(byte(i), []byte{0, 0x18, 0x40, 0x80, 0, 0x0c, 0x50, 3})
 	}
 	f.Fuzz(func(t *testing.T, base byte, patches []byte) {
-		original := all[int(base)%len(all)]
-		b := bytes.Clone(original)
+		b := bytes.Clone(all[int(base)%len(all)].Bytes)
 		mft := int(binary.LittleEndian.Uint64(b[48:])) * int(binary.LittleEndian.Uint16(b[11:])) * int(b[13])
-		for i := 0; len(patches) >= 4; i++ {
-			at := int(patches[0])<<16 | int(patches[1])<<8 | int(patches[2])
+		i := 0
+		for at, value := range probetest.Patches(patches) {
 			if i%4 != 0 {
 				at = mft + at%(100<<10)
 			}
-			b[at%len(b)] = patches[3]
-			patches = patches[4:]
+			b[at%len(b)] = value
+			i++
 		}
 		res, err := Probe(bytes.NewReader(b), int64(len(b)))
-		if res == nil {
-			return
-		}
-		if (res.Used == nil) != (res.Whole != "") || err != nil && res.Used != nil {
-			t.Fatalf("%+v, error %v", res, err)
-		}
-		if res.Used == nil {
-			return
-		}
-		for off, n := range res.Used.All() {
-			if off < 0 || n <= 0 || off+n > int64(len(b)) {
-				t.Fatalf("range %d+%d of %d", off, n, len(b))
-			}
-		}
+		probetest.Check(t, int64(len(b)), res, err)
 	})
 }

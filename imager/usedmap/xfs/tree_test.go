@@ -3,11 +3,12 @@ package xfs
 import (
 	"encoding/binary"
 	"errors"
-	"io"
+	"os"
 	"strings"
 	"testing"
 
 	"huck/imager/usedmap/internal/probe"
+	"huck/imager/usedmap/internal/probetest"
 )
 
 // endless is a version 4 filesystem in which each block is the node of a btree,
@@ -46,34 +47,10 @@ func TestTreeTooLarge(t *testing.T) {
 	}
 }
 
-// broken is an image with an unreadable byte.
-type broken struct {
-	io.ReaderAt
-	at int
-}
-
-func (r broken) ReadAt(b []byte, at int64) (int, error) {
-	if int(at) <= r.at && r.at < int(at)+len(b) {
-		return 0, io.ErrClosedPipe
-	}
-	return r.ReaderAt.ReadAt(b, at)
-}
-
-// TestReadErrors has each place that is looked at unreadable.
+// TestReadErrors has each place that is looked at unreadable: superblock, AGF,
+// AGI, two btrees and the log.
 func TestReadErrors(t *testing.T) {
-	for _, img := range images(t) {
-		failed := 0
-		for _, p := range img.places {
-			res, err := Probe(broken{patched{image: img}, p.at}, int64(len(img.b)))
-			if err != nil {
-				failed++
-			}
-			if (err == nil) != (res != nil && res.Used != nil) || err != nil && !errors.Is(err, io.ErrClosedPipe) {
-				t.Errorf("%s at %d: %+v, error %v", img.name, p.at, res, err)
-			}
-		}
-		if failed < 6 { // superblock, AGF, AGI, two btrees and the log
-			t.Errorf("%s: %d of %d places matter", img.name, failed, len(img.places))
-		}
+	for _, img := range probetest.Images(t, os.DirFS("testdata")) {
+		probetest.ReadErrors(t, img, places(img.Bytes), 6, Probe)
 	}
 }
