@@ -29,6 +29,7 @@ type Channel struct {
 	ctx      context.Context
 	wait     sync.WaitGroup
 
+	backlog    time.Time // since when packets wait for the host's link; zero is not
 	refused    uint64    // packets, by the kernel
 	complained time.Time // when the last log line about that was written
 	renewed    time.Time // when the interface was looked up
@@ -220,17 +221,12 @@ const (
 )
 
 // send sends a burst. What the host cannot send now is lost like any packet on
-// the way; the sender pauses. If the host makes the burst wait for others to
-// leave, and not only for a processor, its own link is slower than the
-// channel's rate.
+// the way; the sender pauses.
 func (c *Channel) send(out *burst) {
-	start := time.Now()
 	refused, err := c.server.out.send(out, c.stats.Rate)
 	now := time.Now()
 	if refused == 0 {
-		if now.Sub(start) > burstTime && c.server.out.backlogged() {
-			c.sender.pace.HostLimited(now)
-		}
+		c.queueing(now)
 		return
 	}
 	c.refused += uint64(refused)
@@ -242,6 +238,20 @@ func (c *Channel) send(out *burst) {
 	if now.Sub(c.renewed) > renewGap {
 		c.renewed = now
 		c.server.renew()
+	}
+}
+
+// queueing notes whether packets wait for the host's link. If that lasts longer
+// than a burst, the link is slower than the channel's rate; what a sender sends
+// at once that had to wait for a processor is gone by then.
+func (c *Channel) queueing(now time.Time) {
+	switch {
+	case !c.server.out.backlogged():
+		c.backlog = time.Time{}
+	case c.backlog.IsZero():
+		c.backlog = now
+	case now.Sub(c.backlog) > burstTime:
+		c.sender.pace.HostLimited(now)
 	}
 }
 

@@ -19,6 +19,8 @@ type sendSocket struct {
 	fd  int
 	is4 bool
 	log *slog.Logger
+	// buffer is how many bytes wait at most before writeBatch does.
+	buffer int
 	// segments says that the kernel cuts messages up into packets.
 	segments atomic.Bool
 }
@@ -42,7 +44,7 @@ func openSend(cfg *ServerConfig) (*sendSocket, error) {
 		s.Close()
 		return nil, err
 	}
-	setBuffer(s.fd, sendBuffers, sendBuffer, cfg.Log)
+	s.buffer = 2 * setBuffer(s.fd, sendBuffers, sendBuffer, cfg.Log)
 	// Linux knows UDP_SEGMENT since 4.18 (udp(7)).
 	s.segments.Store(unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0) == nil)
 	return s, nil
@@ -109,9 +111,8 @@ func (s *sendSocket) interfaceIndex(name string) (int, error) {
 // link: a third of the send buffer, since a sender who waited for room is woken
 // when half of it is free.
 func (s *sendSocket) backlogged() bool {
-	size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	waiting, werr := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
-	return err == nil && werr == nil && waiting >= size/3
+	waiting, err := unix.IoctlGetInt(s.fd, unix.SIOCOUTQ)
+	return err == nil && waiting >= s.buffer/3
 }
 
 // writeBatch sends the first messages of a burst from the one at on, and

@@ -22,9 +22,12 @@ const (
 	// requestBuffer is asked for the socket of requests: of a group of 5000,
 	// all at once, as when a switch comes back.
 	requestBuffer = 4 << 20
-	// sendBuffer is asked for sending: a burst at 1 Gbit/s. What waits in it
-	// gets old, 80 ms behind a link of 100 Mbit/s; better the sender waits.
-	sendBuffer = 1 << 20
+	// sendBuffer is asked for sending. The kernel doubles it for what it keeps
+	// beside packets, hardly anything of messages of many: 512 KiB wait at most,
+	// 4 ms at 1 Gbit/s. Then the sender waits, and knows it; had the host's own
+	// queue to drop them (after 1000 packets, or CoDel when they wait for 5 ms,
+	// RFC 8289 section 3.2), nobody would be told.
+	sendBuffer = 256 << 10
 	// requestSize has room for what receivers send.
 	requestSize = 2048
 )
