@@ -30,6 +30,9 @@ type result struct {
 	Runs []outcome `json:"runs"`
 	// Idle is what the imager has resident when it does nothing, in bytes.
 	Idle int64 `json:"idle,omitempty"`
+	// Verify is what decoding and verifying chunks takes of the receiver's CPU
+	// seconds per 10⁹ bytes.
+	Verify float64 `json:"verify,omitempty"`
 }
 
 // over summarises a figure over the runs.

@@ -42,6 +42,8 @@ func made(tr trial, o outcome) *result {
 func TestBars(t *testing.T) {
 	huck := func(role string, n int) trial { return trial{Scenario: "s", Tool: "huck", Role: role, N: n} }
 	one := made(huck("", 1), outcome{Seconds: 10})
+	hashing := made(huck("", 1), outcome{ReceiverCPU: 0.75e-3})
+	hashing.Verify = 0.25
 	for _, tt := range []struct {
 		name  string
 		bar   bar
@@ -63,6 +65,7 @@ func TestBars(t *testing.T) {
 		{"link", linkUse, made(trial{Rate: 100}, outcome{Rate: 96}), nil, 0.96},
 		{"memory", memoryAboveIdle, &result{Idle: 1 << 20, Runs: []outcome{{ReceiverMemory: 3 << 20}}}, nil, 2},
 		{"CPU", senderCPU, made(huck("", 1), outcome{ServerCPU: 2}), []*result{made(trial{Scenario: "s", Tool: "udpcast", N: 1}, outcome{ServerCPU: 8})}, 0.25},
+		{"CPU but for the hash", receiverCPU, hashing, []*result{made(trial{Scenario: "s", Tool: "udpcast", N: 1}, outcome{ReceiverCPU: 1e-3})}, 0.5},
 		{"CPU alone", receiverCPU, made(huck("", 1), outcome{ReceiverCPU: 2}), nil, -1},
 		{"flow", flowShare(1), made(huck("", 1), outcome{FlowAlone: 90, FlowBeside: 45}), nil, 0.5},
 		{"shares", fairShares(1), made(huck("", 1), outcome{Shares: []int64{40, 50}}), nil, 0.8},
