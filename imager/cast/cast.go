@@ -50,8 +50,8 @@ type Sink interface {
 	// Complete returns a channel that is closed once nothing is missing and
 	// nothing more can be.
 	Complete() <-chan struct{}
-	// Deliver hands over an encoded chunk, which belongs to the Sink from then
-	// on. It blocks while the Sink has no room. A *image.ChunkError says that
+	// Deliver hands over an encoded chunk, whose bytes are the Sink's until it
+	// returns. It blocks while the Sink has no room. A *image.ChunkError says that
 	// the bytes were not chunk n, which stays missing; any other error is the
 	// Sink's own and ends Receive.
 	Deliver(ctx context.Context, n uint32, encoded []byte, via string) error

@@ -14,8 +14,8 @@ const (
 	// that more are waiting.
 	receiveBatch = 64
 	// controlSize has room for what the kernel tells of a message: 24 bytes
-	// each for the size of its packets and for the drops, 32 for the time.
-	controlSize = 96
+	// each for the size of its packets and for the drops.
+	controlSize = 48
 	// dropGap is the least time between two log lines about packets that
 	// found no room in a socket's buffer.
 	dropGap = 10 * time.Second
@@ -30,8 +30,6 @@ type control struct {
 	// counted is set.
 	drops   uint32
 	counted bool
-	// at is when the message came, by the clock on the wall; zero is unknown.
-	at time.Time
 }
 
 // setControl asks for all of it. What an old kernel does not know it does not
@@ -39,7 +37,6 @@ type control struct {
 func setControl(fd int) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1)
 }
 
 // parseControl reads the control messages in b.
@@ -56,8 +53,6 @@ func parseControl(b []byte) control {
 			c.size = int(binary.NativeEndian.Uint32(data))
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
 			c.drops, c.counted = binary.NativeEndian.Uint32(data), true
-		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_TIMESTAMPNS_NEW && len(data) >= 16:
-			c.at = time.Unix(int64(binary.NativeEndian.Uint64(data)), int64(binary.NativeEndian.Uint64(data[8:])))
 		}
 	}
 	return c
@@ -80,11 +75,11 @@ func (c *control) packets(message []byte) func(yield func([]byte) bool) {
 	}
 }
 
-// arrival is when a message that is read now came: what the kernel says,
-// unless its clock was set meanwhile, and never before last.
-func (c *control) arrival(now, last time.Time) time.Time {
+// arrival is when a message that is read now came: what the kernel's stamp
+// says, unless its clock was set meanwhile, and never before last.
+func arrival(now, stamp, last time.Time) time.Time {
 	at := now
-	if age := now.Sub(c.at); !c.at.IsZero() && age > 0 && age < time.Second {
+	if age := now.Sub(stamp); !stamp.IsZero() && age > 0 && age < time.Second {
 		at = now.Add(-age)
 	}
 	if at.Before(last) {

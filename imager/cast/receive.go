@@ -34,6 +34,10 @@ const (
 	lull     = 8 * time.Millisecond
 	longLull = 20 * time.Millisecond
 	minLull  = time.Millisecond
+	// handful is how many chunks a receiver that is behind with reading puts
+	// together before it hands them over. Waking somebody for each costs as much
+	// as to verify a part of it.
+	handful = 16
 	// otherSender is how long packets of another session have to come beside
 	// those of this one until another sender is suspected; a restarted one does
 	// not send beside itself. otherGap is the least time between two log lines.
@@ -84,6 +88,8 @@ func Receive(ctx context.Context, cfg ReceiverConfig) (ReceiveStats, error) {
 // groupConn is the socket that the group's packets come from.
 type groupConn interface {
 	readBatch(ms []inbound) (int, error)
+	stamp() time.Time
+	tellSources()
 	await(d time.Duration)
 	Close() error
 	join(group netip.AddrPort, ifi *net.Interface) error
@@ -104,8 +110,10 @@ type reception struct {
 	wait      sync.WaitGroup
 	packet    []byte // scratch
 
+	behind  bool      // more is waiting to be read
 	room    float64   // the socket's buffer over receiveBuffer
 	arrived time.Time // the last packet
+	emptied time.Time // when all there was had been read
 	drops   drops
 	others  time.Time // since when another session's packets come; zero is not
 	named   time.Time // when the last log line about them was written
@@ -172,22 +180,24 @@ func (r *reception) close() error {
 // tick, so nothing has to wake it.
 func (r *reception) run(ctx context.Context) error {
 	ms := newInbound(receiveBatch)
-	behind := false
 	for {
 		now := time.Now()
-		ask := !behind || now.Sub(r.machine.Timer(now)) > catchUp
+		ask := !r.behind || now.Sub(r.machine.Timer(now)) > catchUp
 		if done, err := r.turn(ctx, now, ask); done {
 			return err
 		}
-		if !behind {
+		if !r.behind {
 			r.rest(r.machine.Timer(now).Sub(now))
 		}
 		n, err := r.group.readBatch(ms)
-		behind = n == len(ms)
 		if err != nil && !transient(err) {
 			return fmt.Errorf("cast: receive from group %v: %v", r.joined.Group, err)
 		}
-		r.take(time.Now(), ms[:n])
+		now = time.Now()
+		r.take(now, ms[:n])
+		if r.behind = n == len(ms); !r.behind {
+			r.emptied = now
+		}
 	}
 }
 
@@ -204,19 +214,28 @@ func (r *reception) rest(d time.Duration) {
 	time.Sleep(max(minLull, time.Duration(r.room*float64(gather))))
 }
 
-// take hands the packets in messages to the machine.
+// take hands the packets in messages to the machine. When the last one came the
+// kernel tells; the others are taken to have come evenly since the last look.
 func (r *reception) take(now time.Time, ms []inbound) {
+	if len(ms) == 0 {
+		return
+	}
+	if r.arrived.Before(r.emptied) {
+		r.arrived = r.emptied
+	}
+	last := arrival(now, r.group.stamp(), r.arrived)
 	for i := range ms {
 		message, told := ms[i].message()
 		if told.counted {
 			r.drops.note(now, told.drops, r.cfg.Log)
 		}
-		r.arrived = told.arrival(now, r.arrived)
+		r.arrived = r.arrived.Add(last.Sub(r.arrived) / time.Duration(len(ms)-i))
 		foreign := r.machine.stats.Foreign
 		for p := range told.packets(message) {
 			r.machine.Packet(r.arrived, p)
 		}
 		if r.machine.stats.Foreign != foreign {
+			r.group.tellSources()
 			r.other(now, ms[i].source())
 		}
 	}
@@ -236,8 +255,10 @@ func (r *reception) other(now time.Time, from netip.AddrPort) {
 
 // turn does everything but read from the group; requests only if ask is set.
 func (r *reception) turn(ctx context.Context, now time.Time, ask bool) (done bool, err error) {
-	for a, ok := r.machine.Done(); ok; a, ok = r.machine.Done() {
-		r.work <- a
+	if !r.behind || len(r.machine.done) >= handful {
+		for a, ok := r.machine.Done(); ok; a, ok = r.machine.Done() {
+			r.work <- a
+		}
 	}
 	select {
 	case <-ctx.Done():

@@ -36,6 +36,8 @@ func (g *fakeGroup) readBatch(ms []inbound) (int, error) {
 	return len(ms), nil
 }
 
+func (g *fakeGroup) stamp() time.Time { return time.Time{} }
+
 // fakeSender notes when it was asked.
 type fakeSender struct {
 	net.Conn

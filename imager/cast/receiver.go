@@ -88,8 +88,9 @@ type Receiver struct {
 	holding  map[uint32]int // chunk → its assemblies in held
 	current  *assembly      // the last one touched
 	memory   int            // bytes in held, done and delivering
-	backlog  int            // bytes in done and delivering
-	stopped  bool           // no room: nothing is asked for
+	spares   spares
+	backlog  int  // bytes in done and delivering
+	stopped  bool // no room: nothing is asked for
 	done     []*Assembled
 	busy     map[uint32]int // chunks in done and delivering → bytes
 	shunned  map[uint32]time.Time
@@ -282,11 +283,11 @@ func (r *Receiver) assemble(now time.Time, d *protocol.Data) (*assembly, error) 
 	if err != nil {
 		return nil, err
 	}
-	if !r.room(now, d.Length) {
+	if !r.room(now, bufferSize(d.Length)) {
 		r.stats.Dropped++
 		return nil, nil
 	}
-	a := newAssembly(k, shape)
+	a := newAssembly(k, shape, r.spares.get(d.Length))
 	r.held[k] = a
 	r.holding[k.chunk]++
 	r.memory += a.memory
@@ -416,8 +417,10 @@ func (r *Receiver) Failed() (n uint32, err error, ok bool) {
 	return f.chunk, f.err, true
 }
 
-// Delivered tells what the sink said to a chunk from Done.
+// Delivered tells what the sink said to a chunk from Done, whose bytes nobody
+// reads from then on.
 func (r *Receiver) Delivered(now time.Time, a *Assembled, err error) {
+	r.spares.put(a.encoded)
 	size := r.busy[a.Chunk]
 	delete(r.busy, a.Chunk)
 	r.memory -= size

@@ -131,3 +131,42 @@ func TestDeliveredInMidRun(t *testing.T) {
 		}
 	}
 }
+
+// TestBuffersAreUsedAgain: a chunk that was delivered leaves its buffer to one
+// of about its size, and nothing of what was in it.
+func TestBuffersAreUsedAgain(t *testing.T) {
+	s := newScript(t)
+	r, err := cast.NewReceiver(s.ch, wanted{0: true, 1: true, 2: true}, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	var first *byte
+	for n, tt := range []struct {
+		encoded []byte
+		again   bool
+	}{
+		{bytes.Repeat([]byte("first"), 1000), false},
+		{bytes.Repeat([]byte("second"), 800), true},
+		{bytes.Repeat([]byte("third"), 500), false}, // too short for it
+	} {
+		for _, p := range s.symbols(uint32(n), tt.encoded, 0, (len(tt.encoded)+999)/1000) {
+			now = now.Add(time.Millisecond)
+			r.Packet(now, p)
+		}
+		a, ok := r.Done()
+		if !ok {
+			t.Fatalf("chunk %d is not together", n)
+		}
+		b, err := a.Bytes()
+		if err != nil || !bytes.Equal(b, tt.encoded) {
+			t.Fatalf("chunk %d is not what was sent: %v", n, err)
+		}
+		if first == nil {
+			first = &b[0]
+		} else if again := first == &b[0]; again != tt.again {
+			t.Errorf("chunk %d in the first one's buffer: %t, want %t", n, again, tt.again)
+		}
+		r.Delivered(now, a, nil)
+	}
+}

@@ -40,7 +40,7 @@ type segment struct {
 // and puts what differs in line to be written. It blocks while there is no
 // room. Bytes that are not the chunk's give an *image.ChunkError, and the chunk
 // is still missing; every other error is the end of the job. A chunk that is
-// not wanted any more is ignored.
+// not wanted any more is ignored. Nothing of encoded is used after it returns.
 //
 // Decoding happens on the caller's goroutine: several callers use several
 // cores, up to Options.Workers.
