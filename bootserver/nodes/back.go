@@ -28,6 +28,8 @@ type left struct {
 	// How is by kexec, or by a reboot of the firmware into its disk.
 	How api.Then  `json:"how"`
 	At  time.Time `json:"at"`
+	// Script says that its boot ROM's script left it to its firmware.
+	Script bool `json:"script,omitempty"`
 }
 
 // leave notes that the machine is being left, as its last event says.
@@ -44,11 +46,15 @@ func (r *record) leave(e api.Event, now time.Time) {
 	}
 }
 
-// back notes that the machine is at its network boot again, and returns what
-// of interest that says.
-func (r *record) back(now time.Time) string {
+// back notes that the machine is at its network boot again, its boot ROM or the
+// appliance, and returns what of interest that says.
+func (r *record) back(now time.Time, rom bool) string {
 	l, last := r.Left, r.Back
 	r.Left, r.Back = left{}, now
+	if l.Script && !rom {
+		// Still the same boot: UEFI's next entry is the network by another ROM.
+		l = left{}
+	}
 	if l.How == "" {
 		// Its appliance, after its firmware; or somebody switched it on.
 		if now.Sub(last) >= backTime {
@@ -85,8 +91,8 @@ func (r *record) why() string {
 // in common, whether its firmware asks or its appliance: what became of the
 // last start, and how its own system is to be started from now on. It returns
 // what is to be told.
-func (r *Registry) boots(ctx context.Context, rec *record, now time.Time) (startBy api.Then, tell []string, err error) {
-	if said := rec.back(now); said != "" {
+func (r *Registry) boots(ctx context.Context, rec *record, now time.Time, rom bool) (startBy api.Then, tell []string, err error) {
+	if said := rec.back(now, rom); said != "" {
 		tell = append(tell, said)
 	}
 	model := modelOf(rec)
@@ -115,7 +121,7 @@ func (r *Registry) AtFirmware(ctx context.Context, mac string) (ownDisk bool, er
 	var tell []string
 	rec, err := r.update(ctx, n, func(rec *record) error {
 		ownDisk = false
-		startBy, said, err := r.boots(ctx, rec, now)
+		startBy, said, err := r.boots(ctx, rec, now, true)
 		if err != nil {
 			return err
 		}
@@ -127,7 +133,7 @@ func (r *Registry) AtFirmware(ctx context.Context, mac string) (ownDisk bool, er
 		}
 		ownDisk = true
 		rec.decide(firmwareBoot, startBy)
-		rec.Left = left{How: api.ThenReboot, At: now}
+		rec.Left = left{How: api.ThenReboot, At: now, Script: true}
 		rec.State = "left to its own disk by the boot script"
 		return nil
 	})

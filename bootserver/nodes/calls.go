@@ -49,7 +49,7 @@ func (r *Registry) Register(ctx context.Context, inv api.Inventory) (api.Registe
 		if rec.Boot == inv.BootID {
 			return nil
 		}
-		startBy, said, err := r.boots(ctx, rec, now)
+		startBy, said, err := r.boots(ctx, rec, now, false)
 		if err != nil {
 			return err
 		}

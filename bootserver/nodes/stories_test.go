@@ -255,6 +255,8 @@ func TestKexecLost(t *testing.T) {
 		"UEFI, once":       "boot:1 once model:reboot boot:2 ask=install:reboot done todisk wait:1h boot:3 ask=boot:reboot todisk wait:1h boot:4 ask=boot:reboot",
 		"UEFI that is deaf": "boot:1 every:reboot ask=install done todisk wait:1m boot:2 ask=install done todisk wait:1m boot:3 ask=boot:only leave:kexec " +
 			"wait:1h boot:4 ask=install",
+		"UEFI goes on to the network": twice + "disk wait:12s boot:3 ask=boot:reboot todisk wait:1m script=disk wait:12s boot:4 ask=boot:reboot todisk wait:1m script=disk wait:12s " +
+			"boot:5 ask=boot:reboot todisk wait:1m script=disk wait:12s boot:6 ask=boot:reboot todisk wait:1m script=disk wait:12s boot:7 todisk wait:1m script=appliance boot:8 ask=wait:why",
 		"not for a new image": twice + "disk once script=appliance",
 	})
 }

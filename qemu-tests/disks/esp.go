@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"huck/qemu-tests/vm"
 )
 
 // Where things are on the disk of the tiny system for UEFI.
@@ -52,8 +50,7 @@ func (t Tiny) WriteUEFI(ctx context.Context, path string) error {
 
 // fillESP makes the EFI system partition in a file.
 func (t Tiny) fillESP(ctx context.Context, esp, boot string) error {
-	entry := "title Tiny\nversion 1\nlinux /vmlinuz\n" +
-		"options root=PARTUUID=" + tinyPart + " rootwait ro console=ttyS0 quiet panic=5 init=/sbin/init " + vm.KernelArgs + "\n"
+	entry := t.entry("/vmlinuz")
 	conf := filepath.Join(boot, "esp.conf")
 	if err := os.WriteFile(conf, []byte(entry), 0o644); err != nil {
 		return fmt.Errorf("disks: %v", err)

@@ -107,12 +107,16 @@ func (t Tiny) fill(tree string) error {
 	if err := os.MkdirAll(entries, 0o755); err != nil {
 		return err
 	}
+	return os.WriteFile(filepath.Join(entries, "tiny.conf"), []byte(t.entry("/boot/vmlinuz")), 0o644)
+}
+
+// entry is the BLS entry that starts the system with a kernel.
+func (t Tiny) entry(kernel string) string {
 	root := "PARTUUID=" + tinyPart + " rootwait"
 	if t.Panics {
 		root = "/dev/none"
 	}
-	entry := "title Tiny\nversion 1\nlinux /boot/vmlinuz\noptions root=" + root + " ro " + TinyCmdline + "\n"
-	return os.WriteFile(filepath.Join(entries, "tiny.conf"), []byte(entry), 0o644)
+	return "title Tiny\nversion 1\nlinux " + kernel + "\noptions root=" + root + " ro " + TinyCmdline + "\n"
 }
 
 // TinyCmdline is the kernel's command line but for what it says of the root.
