@@ -33,6 +33,26 @@ func ListUnder(root string) ([]api.Disk, error) {
 	return disks, nil
 }
 
+// Coming reports whether the kernel has found a USB disk and has made no block
+// device of it yet: it waits a second before it asks one, and for those that
+// spin up.
+func Coming() bool { return ComingUnder("/") }
+
+// ComingUnder is Coming with the kernel's /sys under root, for tests.
+func ComingUnder(root string) bool {
+	const massStorage = "08"                                                     // USB-IF, Defined Class Codes
+	interfaces, _ := filepath.Glob(system{root}.path("sys/bus/usb/devices/*:*")) // fails on bad patterns only
+	for _, dir := range interfaces {
+		if attr(dir, "bInterfaceClass") != massStorage {
+			continue
+		}
+		if nodes, _ := filepath.Glob(filepath.Join(dir, "host*/target*/*/block/*")); len(nodes) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // isDisk tells a disk from what else is in /sys/block: only hardware has a
 // device behind it. NVMe paths under a multipath disk are hidden.
 func isDisk(dir string) bool {

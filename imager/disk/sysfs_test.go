@@ -102,6 +102,26 @@ func TestList(t *testing.T) {
 	}
 }
 
+func TestComing(t *testing.T) {
+	const dev = "sys/bus/usb/devices/"
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"no USB":                             {map[string]string{"sys/block/x": ""}, false},
+		"a keyboard":                         {map[string]string{dev + "1-1:1.0/bInterfaceClass": "03\n"}, false},
+		"found":                              {map[string]string{dev + "1-1:1.0/bInterfaceClass": "08\n"}, true},
+		"asked":                              {map[string]string{dev + "1-1:1.0/bInterfaceClass": "08\n", dev + "1-1:1.0/host2/target2:0:0/2:0:0:0/type": "0\n"}, true},
+		"there":                              {map[string]string{dev + "1-1:1.0/bInterfaceClass": "08\n", dev + "1-1:1.0/host2/target2:0:0/2:0:0:0/block/sda/size": "8\n"}, false},
+		"one of two":                         {map[string]string{dev + "1-1:1.0/bInterfaceClass": "08\n", dev + "1-1:1.0/host2/target2:0:0/2:0:0:0/block/sda/size": "8\n", dev + "2-1:1.0/bInterfaceClass": "08\n"}, true},
+		"a device, not yet asked what it is": {map[string]string{dev + "1-1/idVendor": "1234\n"}, false},
+	} {
+		if got := disk.ComingUnder(tree(t, c.files)); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestListThisMachine only asks that it works and gives nodes that are there.
 func TestListThisMachine(t *testing.T) {
 	disks, err := disk.List()

@@ -79,6 +79,8 @@ func (m *thisMachine) DisksMayCome() bool {
 	return false
 }
 
+func (m *thisMachine) DiskComing() bool { return disk.Coming() }
+
 func (m *thisMachine) Receive(ctx context.Context, cfg receive.Config) (api.Result, error) {
 	return receive.Run(ctx, cfg)
 }

@@ -152,6 +152,7 @@ func (m *fakeMachine) Contents(d api.Disk) ([]api.Content, error) {
 	return m.contents[d.Path], nil
 }
 func (m *fakeMachine) DisksMayCome() bool { return m.mayCome }
+func (m *fakeMachine) DiskComing() bool   { return false }
 func (m *fakeMachine) Medium(name string) (onMedium, string, error) {
 	if m.mediumErr != nil {
 		return onMedium{}, "", m.mediumErr

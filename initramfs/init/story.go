@@ -72,8 +72,10 @@ type machine interface {
 	// Inventory is without disks and addresses.
 	Inventory() api.Inventory
 	Disks() ([]api.Disk, error)
-	// DisksMayCome tells whether disks may still be on their way.
+	// DisksMayCome tells whether disks may still be on their way, and DiskComing
+	// that one is.
 	DisksMayCome() bool
+	DiskComing() bool
 	// Contents tells what stands on a disk.
 	Contents(d api.Disk) ([]api.Content, error)
 	// Medium finds and reads the medium of this name, and tells its device.

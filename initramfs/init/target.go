@@ -18,9 +18,11 @@ import (
 const (
 	// settle is how long no disk may have come or gone before one is chosen, on
 	// a machine where one may still be on its way: a second one could make
-	// "only" or "smallest" wrong. It counts from the first look on, before the
-	// network is there, so that it is mostly over when there is something to do.
-	settle = 2 * time.Second
+	// "only" or "smallest" wrong. Hubs tell of what is behind them within parts
+	// of a second; a disk that they have told of is waited for. It counts from
+	// the first look on, before the network is there, so that it is mostly over
+	// when there is something to do.
+	settle = time.Second
 	// diskPatience is how long a disk that the rule names may take to appear.
 	diskPatience = 20 * time.Second
 	// maxContents is of how many partitions the contents are told: 200 bytes
@@ -28,7 +30,8 @@ const (
 	maxContents = 512
 )
 
-// disksSeen are the machine's disks and since when they are the same.
+// disksSeen are the machine's disks and since when those that can be chosen are
+// the same.
 type disksSeen struct {
 	list  []api.Disk
 	since time.Time
@@ -52,10 +55,17 @@ func (b *boot) lookAtDisks() error {
 	if err != nil {
 		return err
 	}
-	if b.disks.since.IsZero() || !reflect.DeepEqual(list, b.disks.list) {
-		b.disks = disksSeen{list, time.Now()}
+	if b.disks.since.IsZero() || !reflect.DeepEqual(fixed(list), fixed(b.disks.list)) {
+		b.disks.since = time.Now()
 	}
+	b.disks.list = list
 	return nil
+}
+
+// fixed leaves out what no rule chooses and may thus come at any time: the stick
+// that the machine was started from comes late.
+func fixed(disks []api.Disk) []api.Disk {
+	return slices.DeleteFunc(slices.Clone(disks), func(d api.Disk) bool { return d.Removable || d.Boot })
 }
 
 // target chooses the disk that a rule names. That it names none, or more than
@@ -71,11 +81,13 @@ func (b *boot) target(rule string, chosen *api.Disk) func(context.Context, func(
 				return "", err
 			}
 			d, err := r.Select(b.disks.list)
-			if err == nil && (time.Since(b.disks.since) >= settle || !b.m.DisksMayCome()) {
+			late := time.Since(start) >= b.patience
+			settled := !b.m.DisksMayCome() || time.Since(b.disks.since) >= settle && !b.m.DiskComing()
+			if err == nil && (settled || late) {
 				*chosen = d
 				return fmt.Sprintf("%s, %d bytes, %s %s", d.Path, d.Size, d.Model, d.Serial), nil
 			}
-			if err != nil && time.Since(start) >= b.patience {
+			if err != nil && late {
 				_, err = r.Select(b.lookInto(b.disks.list)) // the same, with what stands on the candidates
 				return "", steps.Permanent(err)
 			}
