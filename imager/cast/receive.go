@@ -26,10 +26,10 @@ const (
 	catchUp = 200 * time.Millisecond
 	// A receiver that has read all there is lets packets gather before it reads
 	// again: waking up costs more than many of them. It rests for as long as
-	// gathered bytes take to come, from lull on, for which the whole
-	// receiveBuffer has room eight times at 1 Gbit/s, up to longLull. With a
-	// smaller buffer it rests shorter, and where that would be below minLull the
-	// kernel wakes it for packets.
+	// gathered bytes take to come, from lull on up to longLull, but no longer than
+	// an eighth of receiveBuffer does, since packets of 1.5 kB take room for
+	// more. With a smaller buffer it rests shorter, and where that would be below
+	// minLull the kernel wakes it for packets.
 	gathered = 64 << 10
 	lull     = 8 * time.Millisecond
 	longLull = 20 * time.Millisecond
@@ -208,8 +208,8 @@ func (r *reception) rest(d time.Duration) {
 		return
 	}
 	gather := lull
-	if rate := r.machine.rate; rate > 0 {
-		gather = min(max(lull, gathered*8*time.Second/time.Duration(rate)), longLull)
+	if rate := time.Duration(r.machine.rate); rate > 0 {
+		gather = min(max(lull, gathered*8*time.Second/rate), longLull, receiveBuffer/8*8*time.Second/rate)
 	}
 	time.Sleep(max(minLull, time.Duration(r.room*float64(gather))))
 }

@@ -38,6 +38,34 @@ func (g *fakeGroup) readBatch(ms []inbound) (int, error) {
 
 func (g *fakeGroup) stamp() time.Time { return time.Time{} }
 
+// TestRest: packets gather for as long as the socket's buffer has plenty of
+// room for them.
+func TestRest(t *testing.T) {
+	for _, c := range []struct {
+		rate     int64
+		room     float64
+		from, to time.Duration
+	}{
+		{0, 1, lull, lull},
+		{1e6, 1, longLull, longLull},
+		{50e6, 1, 10 * time.Millisecond, 11 * time.Millisecond},
+		{500e6, 1, lull, lull},
+		{500e6, 0.5, lull / 2, lull / 2},
+		{5e9, 1, 1600 * time.Microsecond, 1700 * time.Microsecond},
+		{100e9, 1, minLull, minLull},
+		{500e6, 0.01, tick, tick}, // until the kernel says so
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := &reception{machine: &Receiver{rate: c.rate}, room: c.room, group: &fakeGroup{}}
+			start := time.Now()
+			r.rest(time.Hour)
+			if got := time.Since(start); got < c.from || got > c.to {
+				t.Errorf("at %d bit/s with room %g it rests for %v, want %v to %v", c.rate, c.room, got, c.from, c.to)
+			}
+		})
+	}
+}
+
 // fakeSender notes when it was asked.
 type fakeSender struct {
 	net.Conn
