@@ -39,16 +39,21 @@ func (d *discarder) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (d *discarder) WriteAt(p []byte, off int64) (int, error) {
-	if err := checkRange("write", d.Name(), off, int64(len(p)), d.size); err != nil {
-		return 0, err
+func (d *discarder) WriteV(off int64, bufs ...[]byte) (int, error) {
+	n := 0
+	for _, b := range bufs {
+		at := off + int64(n)
+		if err := checkRange("write", d.Name(), at, int64(len(b)), d.size); err != nil {
+			return n, err
+		}
+		if at < int64(len(d.head)) {
+			d.mu.Lock()
+			copy(d.head[at:], b)
+			d.mu.Unlock()
+		}
+		n += len(b)
 	}
-	if off < int64(len(d.head)) {
-		d.mu.Lock()
-		copy(d.head[off:], p)
-		d.mu.Unlock()
-	}
-	return len(p), nil
+	return n, nil
 }
 
 func (d *discarder) Discard(off, n int64) error {

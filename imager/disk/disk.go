@@ -15,11 +15,14 @@ import (
 // Device is a disk, a partition or a file that stands for a disk. Its methods
 // but Close may be called from several goroutines.
 type Device interface {
-	// ReadAt and WriteAt read and write at any offset; offsets, lengths and
-	// memory that are multiples of Align spare the kernel a copy. WriteAt never
-	// makes the device longer. Their errors name device and offset.
+	// ReadAt and WriteV read and write at any offset; offsets, lengths and
+	// memory that are multiples of Align spare the kernel a copy. Their errors
+	// name device and offset.
 	io.ReaderAt
-	io.WriterAt
+	// WriteV writes bufs one behind the other from off on, as one write where it
+	// can, and returns how many bytes it wrote: all of them, or fewer and an
+	// error. It never makes the device longer.
+	WriteV(off int64, bufs ...[]byte) (int, error)
 	// Name is how people call the device: its path.
 	Name() string
 	// Size is the device's length in bytes.
@@ -46,6 +49,16 @@ type Device interface {
 type Blank interface {
 	// Blank reports that no byte has been written yet.
 	Blank() bool
+}
+
+// Reserver is implemented by devices that may have no room yet for what is to be
+// written to them, as sparse files.
+type Reserver interface {
+	// Reserve finds room for n bytes at off, which keep their content. Where it
+	// was reserved, writes are faster and several may be under way at a time. It
+	// is an error only if there is no such room; where the device cannot reserve,
+	// it does nothing.
+	Reserve(off, n int64) error
 }
 
 // Align is the alignment in bytes of offset, length and memory that lets the

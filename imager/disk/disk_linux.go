@@ -218,16 +218,47 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (d *device) WriteAt(p []byte, off int64) (int, error) {
-	if err := checkRange("write", d.path, off, int64(len(p)), d.size); err != nil {
+// WriteV gives all buffers to the kernel at once if it can write them past the
+// page cache. What that leaves, as it fails or the kernel stops in between, is
+// written buffer by buffer, and the error, if it is one, met again.
+func (d *device) WriteV(off int64, bufs ...[]byte) (int, error) {
+	var size int64
+	direct := d.direct != nil
+	for _, b := range bufs {
+		direct = direct && aligned(b, off+size)
+		size += int64(len(b))
+	}
+	if err := checkRange("write", d.path, off, size, d.size); err != nil {
 		return 0, err
 	}
 	d.blank.Store(false)
+	written := 0
+	if direct && len(bufs) > 1 {
+		n, _ := unix.Pwritev(int(d.direct.Fd()), bufs, off)
+		written = max(n, 0)
+	}
+	skip := written
+	for _, b := range bufs {
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		n, err := d.write(b[skip:], off+int64(written))
+		written, skip = written+n, 0
+		if err != nil {
+			return written, fmt.Errorf("disk: write %s at %d: %w", d.path, off+int64(written), cause(err))
+		}
+	}
+	return written, nil
+}
+
+// write writes one buffer, past the page cache if that is possible.
+func (d *device) write(p []byte, off int64) (int, error) {
 	if d.direct != nil && aligned(p, off) {
 		n, err := d.direct.WriteAt(p, off)
 		// EINVAL: a filesystem whose blocks are larger than Align.
 		if err == nil || !errors.Is(err, unix.EINVAL) {
-			return n, d.writeError(off+int64(n), err)
+			return n, err
 		}
 	}
 	n, err := d.f.WriteAt(p, off)
@@ -235,14 +266,7 @@ func (d *device) WriteAt(p []byte, off int64) (int, error) {
 		d.cached.Store(0)
 		err = unix.SyncFileRange(int(d.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
 	}
-	return n, d.writeError(off+int64(n), err)
-}
-
-func (d *device) writeError(off int64, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("disk: write %s at %d: %w", d.path, off, cause(err))
+	return n, err
 }
 
 // cause strips what os adds to an error, operation and path: we name them.
@@ -259,6 +283,19 @@ func (d *device) Sync() error {
 	}
 	// A hint; where it is not taken, reads may come from memory.
 	_ = unix.Fadvise(int(d.f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return nil
+}
+
+// Reserve spares direct writes to a file the holes: to fill one is to change the
+// file's map, and filesystems do that one write at a time (ext4_dio_write_checks).
+func (d *device) Reserve(off, n int64) error {
+	if err := checkRange("reserve", d.path, off, n, d.size); err != nil || n == 0 || d.sector != 0 {
+		return err
+	}
+	err := unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("disk: reserve %s at %d, %d bytes: %w", d.path, off, n, err)
+	}
 	return nil
 }
 
@@ -302,7 +339,7 @@ func (d *device) writeZeros(off, n int64) error {
 	zeros := Buffer(int(min(n, zeroPiece)))
 	for n > 0 {
 		p := zeros[:min(n, int64(len(zeros)))]
-		if _, err := d.WriteAt(p, off); err != nil {
+		if _, err := d.WriteV(off, p); err != nil {
 			return err
 		}
 		off, n = off+int64(len(p)), n-int64(len(p))

@@ -55,7 +55,17 @@ func exercise(t *testing.T, d disk.Device) {
 		{5, 3, 1}, // not even sectors
 	} {
 		p := buf[w.skew : w.skew+w.n]
-		if n, err := d.WriteAt(p, w.off); err != nil || n != len(p) {
+		if n, err := d.WriteV(w.off, p); err != nil || n != len(p) {
+			t.Errorf("write %+v: %d, %v", w, n, err)
+		}
+		copy(want[w.off:], p)
+	}
+	for _, w := range []struct{ off, first, n int64 }{
+		{5 << 20, 8192, 1 << 20},             // aligned
+		{6<<20 + 4096, 4096 + 512, 96 << 10}, // the second not
+	} {
+		p := buf[:w.n]
+		if n, err := d.WriteV(w.off, p[:w.first], p[w.first:w.n/2], p[w.n/2:]); err != nil || n != len(p) {
 			t.Errorf("write %+v: %d, %v", w, n, err)
 		}
 		copy(want[w.off:], p)
@@ -85,8 +95,9 @@ func exercise(t *testing.T, d disk.Device) {
 		t.Error(err)
 	}
 	for name, err := range map[string]error{
-		"write past the end":    second(d.WriteAt(buf[:1024], size-512)),
-		"write before the disk": second(d.WriteAt(buf[:512], -512)),
+		"write past the end":    second(d.WriteV(size-512, buf[:1024])),
+		"write before the disk": second(d.WriteV(-512, buf[:512])),
+		"second past the end":   second(d.WriteV(size-512, buf[:512], buf[:512])),
 		"zero past the end":     d.Zero(size-512, 1024),
 		"discard past the end":  d.Discard(size, 512),
 		"read past the end":     second(d.ReadAt(buf[:1024], size-512)),
@@ -133,10 +144,20 @@ func TestFile(t *testing.T) {
 func TestCreateIsSparse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	d := must[disk.Device](t)(disk.Create(path, 1<<40))
-	ok(t, d.Close())
-	st := must[os.FileInfo](t)(os.Stat(path))
-	if used := st.Sys().(*syscall.Stat_t).Blocks * 512; st.Size() != 1<<40 || used > 1<<20 {
-		t.Errorf("%d bytes, %d on the disk", st.Size(), used)
+	defer d.Close() // nothing is written
+	used := func() int64 {
+		st := must[os.FileInfo](t)(os.Stat(path))
+		if st.Size() != 1<<40 {
+			t.Errorf("%d bytes", st.Size())
+		}
+		return st.Sys().(*syscall.Stat_t).Blocks * 512
+	}
+	if n := used(); n > 1<<20 {
+		t.Errorf("%d bytes on the disk", n)
+	}
+	ok(t, d.(disk.Reserver).Reserve(1<<39, 4<<20))
+	if n := used(); n < 4<<20 || n > 5<<20 {
+		t.Errorf("%d bytes on the disk after some were reserved", n)
 	}
 }
 
@@ -155,7 +176,7 @@ func TestFileIsHeldAlone(t *testing.T) {
 	if _, err := disk.Open(path, true); err == nil {
 		t.Error("opened for writing beside readers")
 	}
-	if _, err := r1.WriteAt([]byte{1}, 0); err == nil {
+	if _, err := r1.WriteV(0, []byte{1}); err == nil {
 		t.Error("wrote to a device opened for reading")
 	}
 	ok(t, r1.Close())
@@ -194,7 +215,7 @@ func TestBuffer(t *testing.T) {
 func TestDiscarder(t *testing.T) {
 	d := disk.Discarder(10<<20, 512)
 	p := bytes.Repeat([]byte{7}, 2<<20)
-	if _, err := d.WriteAt(p, 512); err != nil {
+	if _, err := d.WriteV(512, p); err != nil {
 		t.Fatal(err)
 	}
 	ok(t, d.Zero(1024, 512))
@@ -210,7 +231,7 @@ func TestDiscarder(t *testing.T) {
 	if n, err := d.ReadAt(got, 9<<20); n != 1<<20 || !errors.Is(err, io.EOF) {
 		t.Errorf("read over the end: %d, %v", n, err)
 	}
-	if _, err := d.WriteAt(p, 9<<20); err == nil {
+	if _, err := d.WriteV(9<<20, p); err == nil {
 		t.Error("wrote over the end")
 	}
 	if !d.(disk.Blank).Blank() {

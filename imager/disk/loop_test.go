@@ -25,7 +25,7 @@ func TestAttach(t *testing.T) {
 	for _, path := range []string{file, dev} {
 		d := must[disk.Device](t)(disk.Open(path, true))
 		before := bytes.Repeat([]byte{5}, 4096)
-		_, err := d.WriteAt(before, off)
+		_, err := d.WriteV(off, before)
 		ok(t, err)
 		l := must[*disk.Loop](t)(d.(disk.Attacher).Attach(off, n, 512))
 		at := must[disk.Device](t)(disk.Open(l.Path(), true)) // nobody is in the way
@@ -39,7 +39,7 @@ func TestAttach(t *testing.T) {
 			t.Error("what was written to the device is not there")
 		}
 		after := bytes.Repeat([]byte{6}, 512)
-		_, err = at.WriteAt(after, n-512)
+		_, err = at.WriteV(n-512, after)
 		ok(t, err)
 		ok(t, at.Close())
 		ok(t, l.Close())
@@ -80,15 +80,39 @@ func TestWriteErrors(t *testing.T) {
 	var err error
 	at := int64(0)
 	for ; at < 8<<20 && err == nil; at += 1 << 20 {
-		_, err = d.WriteAt(buf, at)
+		_, err = d.WriteV(at, buf[:1<<19], buf[1<<19:])
 	}
 	// The kernel tells what it has written: the error may be anywhere in the last.
 	if err == nil || at > 4<<20 || !strings.Contains(err.Error(), "write "+dev+" at ") {
 		t.Errorf("past the page cache, at %d: %v", at, err)
 	}
-	_, err = d.WriteAt(buf[:1<<20-512], 5<<20+512) // goes to the page cache
+	_, err = d.WriteV(5<<20+512, buf[:1<<20-512]) // goes to the page cache
 	ok(t, err)
 	if err := d.Sync(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("sync %s", dev)) {
 		t.Errorf("late: %v", err)
+	}
+}
+
+// TestReserveFull: a filesystem that has too little room says so before anything
+// is written, and a write that finds no more in the middle of a buffer where.
+func TestReserveFull(t *testing.T) {
+	dir := t.TempDir()
+	run(t, "mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", dir)
+	t.Cleanup(func() { ok(t, unix.Unmount(dir, 0)) })
+	file := filepath.Join(dir, "file")
+	d := must[disk.Device](t)(disk.Create(file, 8<<20))
+	defer d.Close() // all is lost anyway
+	r := d.(disk.Reserver)
+	ok(t, r.Reserve(4<<20, 512<<10))
+	if err := r.Reserve(0, 1<<20); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), file+" at 0, 1048576 bytes") {
+		t.Errorf("%v", err)
+	}
+	if !d.(disk.Blank).Blank() {
+		t.Error("not blank before it is written to")
+	}
+	buf := disk.Buffer(256 << 10)
+	n, err := d.WriteV(1<<20, buf, buf[:128<<10], buf)
+	if n != 512<<10 || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), fmt.Sprintf("write %s at %d", file, 1<<20+512<<10)) {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }

@@ -78,7 +78,7 @@ func (j *Job) inPlace(i int) bool {
 	return !j.state.differsAt(i)
 }
 
-func (j *Job) dropHead() error { return j.writeAt(disk.Buffer(int(j.view.headSize)), 0) }
+func (j *Job) dropHead() error { return j.writeAt(0, disk.Buffer(int(j.view.headSize))) }
 
 // dropTail removes the backup GPT header from the disk's last sector, if one is
 // there that is not the image's own data.
@@ -97,7 +97,7 @@ func (j *Job) dropTail() error {
 		return nil
 	}
 	clear(b)
-	return j.writeAt(b, last)
+	return j.writeAt(last, b)
 }
 
 // finish brings the disk from "all chunks are written" to "complete". Each step
@@ -124,7 +124,7 @@ func (j *Job) finish(ctx context.Context) error {
 	rest := disk.Buffer(len(j.head))
 	first := j.view.firstSectors()
 	copy(rest[first:], j.head[first:])
-	if err := j.writeAt(rest, 0); err != nil {
+	if err := j.writeAt(0, rest); err != nil {
 		return err
 	}
 	if err := j.sync(); err != nil {
@@ -138,7 +138,7 @@ func (j *Job) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := j.writeAt(j.head, 0); err != nil {
+	if err := j.writeAt(0, j.head); err != nil {
 		return err
 	}
 	return j.sync()
@@ -152,14 +152,14 @@ func (j *Job) fitHead() error {
 		return fmt.Errorf("install: %w", err)
 	}
 	if n := copy(j.head, t.head); j.view.resize() != nil && n < len(t.head) {
-		if err := j.writeAt(t.head[n:], int64(n)); err != nil {
+		if err := j.writeAt(int64(n), t.head[n:]); err != nil {
 			return err
 		}
 	}
 	if t.backup == nil {
 		return nil
 	}
-	if err := j.writeAt(t.backup, t.backupAt); err != nil {
+	if err := j.writeAt(t.backupAt, t.backup); err != nil {
 		return err
 	}
 	return j.sync()

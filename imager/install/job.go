@@ -39,8 +39,10 @@ type Job struct {
 	// Options.Workers; both are filled with empty ones and made on first use.
 	buffers chan *write
 	workers chan *worker
-	// queue holds what is to be written; it has room for all buffers.
-	queue chan *write
+	// queue holds what is to be written; it has room for all buffers. The one
+	// writer that takes from it holds the room that batching has.
+	queue    chan *write
+	batching chan struct{}
 
 	// touched says that the disk's head was invalidated; invalidate does it
 	// once, and all who call it wait for that.
@@ -92,7 +94,7 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		state:   newState(v.layout, !opt.NoPlan),
 		buffers: make(chan *write, maxBuffers),
 		workers: make(chan *worker, opt.Workers),
-		queue:   make(chan *write, maxBuffers),
+		queue:   make(chan *write, maxBuffers), batching: make(chan struct{}, 1),
 	}
 	for range maxBuffers {
 		j.buffers <- nil
@@ -130,6 +132,9 @@ func (j *Job) Run(ctx context.Context, transport func(ctx context.Context, j *Jo
 }
 
 func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Job) error) error {
+	if err := j.reserve(ctx); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	for range writers {
 		g.Go(func() error { return j.write(gctx) })

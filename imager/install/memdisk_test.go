@@ -1,6 +1,7 @@
 package install_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -76,7 +77,8 @@ func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, d.b[off:]), nil
 }
 
-func (d *memDisk) WriteAt(p []byte, off int64) (int, error) {
+func (d *memDisk) WriteV(off int64, bufs ...[]byte) (int, error) {
+	p := bytes.Join(bufs, nil)
 	if d.gate != nil {
 		d.gate()
 	}

@@ -320,12 +320,17 @@ func (f sourceFunc) Chunk(_ context.Context, id image.ID) ([]byte, error) { retu
 // nullDisk takes writes and keeps nothing.
 type nullDisk struct{ size int64 }
 
-func (d nullDisk) Name() string                           { return "null" }
-func (d nullDisk) Size() int64                            { return d.size }
-func (d nullDisk) SectorSize() int                        { return 0 }
-func (d nullDisk) ReadAt(p []byte, _ int64) (int, error)  { clear(p); return len(p), nil }
-func (d nullDisk) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-func (d nullDisk) Sync() error                            { return nil }
-func (d nullDisk) Discard(_, _ int64) error               { return nil }
-func (d nullDisk) Zero(_, _ int64) error                  { return nil }
-func (d nullDisk) Close() error                           { return nil }
+func (d nullDisk) Name() string                          { return "null" }
+func (d nullDisk) Size() int64                           { return d.size }
+func (d nullDisk) SectorSize() int                       { return 0 }
+func (d nullDisk) ReadAt(p []byte, _ int64) (int, error) { clear(p); return len(p), nil }
+func (d nullDisk) WriteV(_ int64, bufs ...[]byte) (n int, err error) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n, nil
+}
+func (d nullDisk) Sync() error              { return nil }
+func (d nullDisk) Discard(_, _ int64) error { return nil }
+func (d nullDisk) Zero(_, _ int64) error    { return nil }
+func (d nullDisk) Close() error             { return nil }

@@ -272,3 +272,21 @@ func (v *view) unused(f func(off, n int64) error) error {
 	}
 	return gap(v.dataEnd)
 }
+
+// used calls f for every stretch of the device that the fitted view speaks of,
+// until f fails. Gaps of up to maxGap bytes do not end a stretch.
+func (v *view) used(maxGap int, f func(off, n int64) error) error {
+	var start, end int64
+	for i := range v.layout.Entries() {
+		for r := range v.runs(i) {
+			if r.Offset-end > int64(maxGap) {
+				if err := f(start, end-start); err != nil {
+					return err
+				}
+				start = r.Offset
+			}
+			end = r.Offset + int64(r.Len)
+		}
+	}
+	return f(start, end-start)
+}

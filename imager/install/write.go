@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"huck/imager/disk"
@@ -11,16 +12,21 @@ import (
 )
 
 const (
-	// writers keep that many writes under way: one is with the disk while the
-	// next is put together.
-	writers = 2
-	// maxWrite is the longest single write, in bytes.
-	maxWrite = 1 << 20
+	// writers keep that many writes under way: what the processors have to do
+	// between two of them keeps no disk waiting.
+	writers = 4
+	// maxBatch is how many chunks a writer sorts and joins at a time, and
+	// maxWrite the longest single write, in bytes.
+	maxBatch = 8
+	maxWrite = maxBatch * image.RegionSize
 	// maxZeros is the longest gap that is filled on a blank device. Shorter than
 	// a region, so that it cannot hold a whole one.
 	maxZeros = 64 << 10
-	// maxBatch is how many queued chunks one writer sorts and joins at a time.
-	maxBatch = 2 * maxWrite / image.RegionSize
+	// minYield is how many bytes a delivery has put in line when it gives its
+	// processor to a writer whose write has ended, so that the disk gets the next
+	// one: the runtime looks for those who come back from the kernel only now and
+	// then. That takes a microsecond; small chunks are better delivered in a row.
+	minYield = 64 << 10
 )
 
 // write is a verified chunk and where parts of it go. It is used over and over.
@@ -66,6 +72,9 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 		j.queue <- w // as long as all buffers together: does not block
 	}
 	j.state.settle(n, size)
+	if size >= minYield {
+		runtime.Gosched()
+	}
 	return nil
 }
 
@@ -164,86 +173,111 @@ func (j *Job) holdBack(s segment) segment {
 	return segment{s.off + int64(n), s.data[n:]}
 }
 
+// writer writes chunks. What it needs for that it uses over and over.
+type writer struct {
+	j     *Job
+	batch []*write
+	segs  []segment
+	bufs  [][]byte
+	zeros []byte
+}
+
 // write takes chunks from the queue and writes them until the queue is closed
 // and empty or ctx is done.
 func (j *Job) write(ctx context.Context) error {
-	stage := disk.Buffer(maxWrite)
-	var batch []*write
-	var segs []segment
+	w := &writer{j: j, zeros: disk.Buffer(maxZeros)}
 	for {
+		if err := w.next(ctx); err != nil || len(w.batch) == 0 {
+			return err
+		}
+		w.segs = w.segs[:0]
+		for _, c := range w.batch {
+			w.segs = append(w.segs, c.segs...)
+		}
+		if err := w.writeSorted(); err != nil {
+			return err
+		}
+		for _, c := range w.batch {
+			j.buffers <- c
+		}
+	}
+}
+
+// next waits for a batch of chunks: they mostly come in disk order, and the more
+// of them are joined the longer are the writes. There are fewer only if no more
+// come. One writer collects at a time, so that neighbours stay together.
+func (w *writer) next(ctx context.Context) error {
+	select {
+	case w.j.batching <- struct{}{}:
+		defer func() { <-w.j.batching }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	w.batch = w.batch[:0]
+	for len(w.batch) < maxBatch {
 		select {
-		case w, ok := <-j.queue:
+		case c, ok := <-w.j.queue:
 			if !ok {
 				return nil
 			}
-			batch = j.more(append(batch[:0], w))
+			w.batch = append(w.batch, c)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		segs = segs[:0]
-		for _, w := range batch {
-			segs = append(segs, w.segs...)
-		}
-		if err := j.writeSorted(segs, stage); err != nil {
-			return err
-		}
-		for _, w := range batch {
-			j.buffers <- w
-		}
 	}
+	return nil
 }
 
-// more adds to a batch what else waits in the queue.
-func (j *Job) more(batch []*write) []*write {
-	for len(batch) < maxBatch {
-		select {
-		case w, ok := <-j.queue:
-			if !ok {
-				return batch
-			}
-			batch = append(batch, w)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// writeSorted writes segments in disk order and joins neighbours in stage. On a
-// blank device those are neighbours, too, that have only unused blocks between
-// them: writing a few zeros where there are zeros is cheaper than another write.
-// No gap so short can hide a region that is not among the segments.
-func (j *Job) writeSorted(segs []segment, stage []byte) error {
-	slices.SortFunc(segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
-	for len(segs) > 0 {
-		off, data, zeros := segs[0].off, segs[0].data, 0
-		n := 1
-		for ; n < len(segs); n++ {
-			gap := int(segs[n].off - off - int64(len(data)))
-			if gap < 0 || gap > j.maxGap || len(data)+gap+len(segs[n].data) > len(stage) {
+// writeSorted writes the segments in disk order, neighbours at once. On a blank
+// device those are neighbours, too, that have only unused blocks between them:
+// writing a few zeros where there are zeros is cheaper than another write. No gap
+// so short can hide a region that is not among the segments.
+func (w *writer) writeSorted() error {
+	slices.SortFunc(w.segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
+	for segs := w.segs; len(segs) > 0; {
+		off, end, filled := segs[0].off, segs[0].off, 0
+		w.bufs = w.bufs[:0]
+		for len(segs) > 0 {
+			gap, next := int(segs[0].off-end), segs[0].off+int64(len(segs[0].data))
+			if gap < 0 || gap > w.j.maxGap || next-off > maxWrite {
 				break
 			}
-			if n == 1 {
-				data = stage[:copy(stage, data)]
+			if gap > 0 {
+				w.bufs = append(w.bufs, w.zeros[:gap])
+				filled += gap
 			}
-			at := len(data) + gap
-			clear(stage[len(data):at])
-			data = stage[:at+copy(stage[at:], segs[n].data)]
-			zeros += gap
+			w.bufs, end, segs = append(w.bufs, segs[0].data), next, segs[1:]
 		}
-		if err := j.writeAt(data, off); err != nil {
+		if err := w.j.writeAt(off, w.bufs...); err != nil {
 			return err
 		}
-		j.written.Add(-int64(zeros)) // they are none of the image's
-		segs = segs[n:]
+		w.j.written.Add(-int64(filled)) // they are none of the image's
 	}
 	return nil
 }
 
 // writeAt writes to the device; its errors name device and offset.
-func (j *Job) writeAt(p []byte, off int64) error {
-	n, err := j.dev.WriteAt(p, off)
+func (j *Job) writeAt(off int64, bufs ...[]byte) error {
+	n, err := j.dev.WriteV(off, bufs...)
 	j.written.Add(int64(n))
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	return nil
+}
+
+// reserve has a blank device find room for all that is going to be written.
+func (j *Job) reserve(ctx context.Context) error {
+	r, ok := j.dev.(disk.Reserver)
+	if !ok || j.maxGap == 0 {
+		return nil
+	}
+	err := j.view.used(j.maxGap, func(off, n int64) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return r.Reserve(off, n)
+	})
 	if err != nil {
 		return fmt.Errorf("install: %w", err)
 	}

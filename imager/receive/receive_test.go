@@ -349,8 +349,8 @@ type brokenDisk struct{ disk.Device }
 
 var errBroken = errors.New("disk is broken")
 
-// WriteAt implements io.WriterAt.
-func (brokenDisk) WriteAt([]byte, int64) (int, error) { return 0, errBroken }
+// WriteV implements disk.Device.
+func (brokenDisk) WriteV(int64, ...[]byte) (int, error) { return 0, errBroken }
 
 // TestDiskFails: a disk's error is no reason to try another transport.
 func TestDiskFails(t *testing.T) {
