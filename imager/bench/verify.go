@@ -16,8 +16,8 @@ import (
 // where it is written from.
 func verifyCost() (float64, error) {
 	const (
-		chunks = 16 // together more than the caches next to a core hold
-		rounds = 32
+		chunks = 64 // together more than caches hold for one program
+		rounds = 8
 	)
 	raw, out := make([]byte, chunks*image.RegionSize), make([]byte, chunks*image.RegionSize)
 	rand.NewChaCha8([32]byte{1}).Read(raw)
