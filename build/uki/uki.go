@@ -101,6 +101,8 @@ func parse(stub []byte) (*program, error) {
 	table := offOptional + int(le.Uint16(h[offOptionalSize:]))
 	count := int(le.Uint16(h[offSections:]))
 	switch {
+	case table < offOptional+optionalMin:
+		return nil, fmt.Errorf("optional header of %d bytes, want %d at least", table-offOptional, optionalMin)
 	case size <= at || size > uint64(len(stub)) || at+uint64(table+count*headerSize) > size:
 		return nil, fmt.Errorf("headers of %d bytes do not hold %d sections", size, count)
 	case align < 1 || align > pageSize || align&(align-1) != 0 || le.Uint32(h[offSectAlign:]) > pageSize:

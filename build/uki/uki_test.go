@@ -89,6 +89,7 @@ func TestAppendRefuses(t *testing.T) {
 		{"32 bits", set(o, 0x10b), one, "PE32+"},
 		{"headers beyond the file", set(o+60, 1<<20), one, "do not hold"},
 		{"headers before their own", set(o+60, 0x10), one, "do not hold"},
+		{"short optional header", set(h+20, 6), one, "optional header of 6 bytes"},
 		{"odd alignment", set(o+36, 0x201), one, "aligned"},
 		{"section beyond the file", set(s+20, 0xfffffff0), one, "leads out of the file"},
 		{"no name", stub, []uki.Section{{Data: []byte{1}}}, "1 to 8 bytes"},
