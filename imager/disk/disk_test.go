@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 )
 
 func must[T any](t testing.TB) func(v T, err error) T {
@@ -333,6 +334,7 @@ func TestBlockDeviceRefused(t *testing.T) {
 	}
 	ok(t, must[disk.Device](t)(disk.Open(dev, false)).Close())
 	ok(t, unix.Unmount(at, 0))
+	disktest.Settled(t, dev)
 	d := must[disk.Device](t)(disk.Open(dev, true))
 	ok(t, d.Close())
 }

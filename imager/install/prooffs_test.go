@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"huck/imager/disk/disktest"
 )
 
 // populate makes files of all kinds in dir: many small ones, deep folders, a
@@ -266,6 +268,7 @@ func byFUSE(t *testing.T, program, dev, options string, f func(dir string)) {
 		if err := <-ended; err != nil {
 			t.Errorf("%s: %v\n%s", program, err, &out)
 		}
+		disktest.Settled(t, dev) // the kernel had it, too
 	}()
 	f(dir)
 }

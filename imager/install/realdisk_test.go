@@ -2,7 +2,6 @@ package install_test
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -11,13 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"huck/imager/api"
 	"huck/imager/capture"
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/store"
@@ -85,33 +84,9 @@ func mounted(t testing.TB, dev, kind, options string, f func(dir string)) {
 		if err := unix.Unmount(dir, 0); err != nil {
 			t.Fatal(err)
 		}
-		settled(t, dev)
+		disktest.Settled(t, dev)
 	}()
 	f(dir)
-}
-
-// settled waits until nobody has dev mounted. A process that copied our mount
-// namespace meanwhile, as programs in namespaces of their own do, keeps what was
-// mounted until it has ended.
-func settled(t testing.TB, dev string) {
-	t.Helper()
-	tick, deadline := time.NewTicker(20*time.Millisecond), time.After(time.Minute)
-	defer tick.Stop()
-	for {
-		fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
-		if err == nil {
-			_ = unix.Close(fd) // it was only read
-			return
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			t.Fatalf("%s: %v", dev, err)
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s is still mounted somewhere", dev)
-		}
-	}
 }
 
 // fill makes a few hundred files, some of them long.
