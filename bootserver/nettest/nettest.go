@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,6 +76,8 @@ func Veth(t *testing.T, address string) {
 	Run(t, "ip link set srv up")
 	Run(t, "ip -n client link set lo up")
 	Run(t, "ip -n client link set cli up")
+	await(t, "ip -o link show srv", "state UP")
+	await(t, "ip -n client -o link show cli", "state UP")
 }
 
 // Switch makes a switch, the interface "srv" here with the given address, and
@@ -90,6 +93,29 @@ func Switch(t *testing.T, address string, names ...string) {
 		Run(t, "ip link set to-"+name+" master srv up")
 		Run(t, "ip -n "+name+" link set lo up")
 		Run(t, "ip -n "+name+" link set net up")
+	}
+	for _, name := range names {
+		await(t, "ip -n "+name+" -o link show net", "state UP")
+		await(t, "ip -o -d link show to-"+name, "state forwarding")
+	}
+}
+
+// await runs a command line until it says so. The kernel puts an interface to
+// work some time after it was switched on, and drops what is sent before.
+func await(t *testing.T, line, want string) {
+	t.Helper()
+	tick, deadline := time.NewTicker(5*time.Millisecond), time.After(30*time.Second)
+	defer tick.Stop()
+	for {
+		out := Run(t, line)
+		if strings.Contains(out, want) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s: no %q in %s", line, want, out)
+		}
 	}
 }
 

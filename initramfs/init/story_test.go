@@ -155,7 +155,7 @@ func TestNothingToDo(t *testing.T) {
 	s := newScene(t)
 	s.start(t)
 	s.await(t, "console waiting for an assignment (node n1, server http://127.0.0.1:")
-	s.order(t, "offer")
+	s.await(t, "offer")
 	s.server.assign(api.Assignment{Serial: 5, Action: api.ActionWait})
 	s.server.assign(install1(api.ThenPoweroff))
 	if err := <-s.done; err != nil {
@@ -286,7 +286,7 @@ func (m *lateDisks) Disks() ([]api.Disk, error) {
 // and refused where the assignment says so.
 func TestDuplicates(t *testing.T) {
 	for policy, want := range map[string][]string{
-		"":                   {"console WARNING: ", "filesystem UUID ab-cd is on /dev/sdb partition 2", "receive deb:1", "poweroff"},
+		"":                   {"console WARNING: ", "filesystem UUID ab-cd is on /dev/sdb partition 2", "receive deb:1", "\npoweroff"},
 		api.DuplicatesRefuse: {"GIVEN UP", "/dev/sda refused: the image brings what another disk has already", "filesystem UUID ab-cd is on /dev/sdb partition 2"},
 	} {
 		t.Run(policy, func(t *testing.T) {
@@ -301,7 +301,11 @@ func TestDuplicates(t *testing.T) {
 			a.Disk, a.Duplicates = "serial=S1", policy
 			s.server.assign(a)
 			s.start(t)
-			s.await(t, want[len(want)-1])
+			if policy == api.DuplicatesRefuse {
+				s.await(t, "GIVEN UP: ")
+			} else {
+				s.await(t, "\npoweroff")
+			}
 			s.order(t, want...)
 			s.without(t, "is on /dev/sda")
 		})
