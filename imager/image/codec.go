@@ -82,21 +82,30 @@ const DecodeSlack = 16
 // bytes. It may spoil the slack. The result may alias encoded. Any error is a
 // *ChunkError.
 func (d *Decoder) Decode(buf, encoded []byte, id ID, size int) ([]byte, error) {
-	chunk := encoded
-	switch {
-	case len(encoded) > size:
-		return nil, &ChunkError{id, fmt.Sprintf("%d encoded bytes for a chunk of %d", len(encoded), size)}
-	case len(encoded) < size:
-		var err error
-		if chunk, err = d.z.DecodeAll(encoded, buf[:0:min(cap(buf), size+DecodeSlack)]); err != nil {
-			return nil, &ChunkError{id, "does not decode: " + err.Error()}
-		}
-		if len(chunk) != size {
-			return nil, &ChunkError{id, fmt.Sprintf("decodes to %d bytes, want %d", len(chunk), size)}
-		}
+	chunk, err := d.decode(buf, encoded, id, size)
+	if err != nil {
+		return nil, err
 	}
 	if got := Sum(chunk); got != id {
 		return nil, &ChunkError{id, "content hashes to " + got.Short()}
+	}
+	return chunk, nil
+}
+
+// decode is Decode but for verifying the ID.
+func (d *Decoder) decode(buf, encoded []byte, id ID, size int) ([]byte, error) {
+	if len(encoded) > size {
+		return nil, &ChunkError{id, fmt.Sprintf("%d encoded bytes for a chunk of %d", len(encoded), size)}
+	}
+	if len(encoded) == size {
+		return encoded, nil
+	}
+	chunk, err := d.z.DecodeAll(encoded, buf[:0:min(cap(buf), size+DecodeSlack)])
+	if err != nil {
+		return nil, &ChunkError{id, "does not decode: " + err.Error()}
+	}
+	if len(chunk) != size {
+		return nil, &ChunkError{id, fmt.Sprintf("decodes to %d bytes, want %d", len(chunk), size)}
 	}
 	return chunk, nil
 }

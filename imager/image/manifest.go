@@ -172,10 +172,7 @@ type Image struct {
 // Open opens the image that digest promises from its manifest's bytes and its
 // compressed chunk map, and verifies both.
 func Open(digest ID, manifest []byte, compressedMap io.Reader) (*Image, error) {
-	if got := Sum(manifest); got != digest {
-		return nil, fmt.Errorf("image: manifest hashes to %s, want %s: %w", got.Short(), digest.Short(), ErrFormat)
-	}
-	man, err := ParseManifest(manifest)
+	man, err := openManifest(digest, manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +180,19 @@ func Open(digest ID, manifest []byte, compressedMap io.Reader) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	return assemble(digest, man, m)
+}
+
+// openManifest parses the manifest that digest promises.
+func openManifest(digest ID, manifest []byte) (*Manifest, error) {
+	if got := Sum(manifest); got != digest {
+		return nil, fmt.Errorf("image: manifest hashes to %s, want %s: %w", got.Short(), digest.Short(), ErrFormat)
+	}
+	return ParseManifest(manifest)
+}
+
+// assemble makes an image of a manifest and a map, which it checks against it.
+func assemble(digest ID, man *Manifest, m *Map) (*Image, error) {
 	l, err := NewLayout(m, man.DiskSize)
 	if err != nil {
 		return nil, err

@@ -34,17 +34,23 @@ func (m *Map) AppendBinary(b []byte) ([]byte, error) {
 	if err := m.check(MaxDiskSize); err != nil {
 		return nil, err
 	}
-	b = append(b, mapMagic...)
-	b = binary.LittleEndian.AppendUint32(b, 0)
-	b = binary.LittleEndian.AppendUint32(b, 0)
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(m.Entries)))
+	b = appendMapHeader(b, len(m.Entries))
 	for i := range m.Entries {
-		e := &m.Entries[i]
-		b = binary.LittleEndian.AppendUint64(b, e.Region)
-		b = binary.LittleEndian.AppendUint64(b, e.Used)
-		b = append(b, e.ID[:]...)
+		b = appendEntry(b, &m.Entries[i])
 	}
 	return b, nil
+}
+
+func appendMapHeader(b []byte, entries int) []byte {
+	b = append(b, mapMagic...)
+	b = binary.LittleEndian.AppendUint64(b, 0) // features, required and not
+	return binary.LittleEndian.AppendUint64(b, uint64(entries))
+}
+
+func appendEntry(b []byte, e *Entry) []byte {
+	b = binary.LittleEndian.AppendUint64(b, e.Region)
+	b = binary.LittleEndian.AppendUint64(b, e.Used)
+	return append(b, e.ID[:]...)
 }
 
 // ParseMap reads a map's bytes and checks every entry against a disk of
