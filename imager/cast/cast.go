@@ -3,7 +3,7 @@
 //
 // [Sender] and [Receiver] are state machines that know no socket and no clock:
 // packets and times go in, packets and times come out, so that casttest runs
-// whole groups of them in virtual time. [Server] and [Receive] are the shells
+// whole groups of them in virtual time. [Server] and [Reception] are the shells
 // that give them sockets.
 package cast
 
@@ -18,10 +18,10 @@ import (
 	"huck/imager/api"
 )
 
-// Via is what [Receive] says to Sink.Deliver about where a chunk came from.
+// Via is what [Reception] says to Sink.Deliver about where a chunk came from.
 const Via = "multicast"
 
-// Errors of Receive.
+// Errors of Feed.
 var (
 	// ErrNoMulticast: requests went out and not one packet of the group came
 	// back, or the group fell silent for long while Refresh still works. The
@@ -53,16 +53,18 @@ type Sink interface {
 	// Deliver hands over an encoded chunk, whose bytes are the Sink's until it
 	// returns. It blocks while the Sink has no room. A *image.ChunkError says that
 	// the bytes were not chunk n, which stays missing; any other error is the
-	// Sink's own and ends Receive.
+	// Sink's own and ends Feed.
 	Deliver(ctx context.Context, n uint32, encoded []byte, via string) error
 }
 
 // Source is where a channel's chunks come from.
 type Source interface {
-	// Chunks returns how many chunks there are (image.Layout).
+	// Chunks returns how many chunks there are (image.Layout), Parts how many
+	// parts of the chunk map, whose numbers follow those of the chunks.
 	Chunks() int
-	// Chunk returns the encoded bytes of chunk n, at most image.RegionSize of
-	// them, which the caller does not change. It is called from several
+	Parts() int
+	// Chunk returns the encoded bytes of chunk or part n, at most image.RegionSize
+	// of them, which the caller does not change. It is called from several
 	// goroutines. An error makes the channel tell its receivers that the chunk
 	// is unavailable; it is read again when it is wanted later.
 	Chunk(ctx context.Context, n uint32) ([]byte, error)
@@ -95,7 +97,7 @@ type ServerConfig struct {
 	Jumbo bool
 	// DSCP is the class of service of the groups' packets, 0 to 63 (RFC 2474).
 	DSCP int
-	// Gather is how long a channel that was idle holds data back after the
+	// Gather is how long a channel that was idle holds chunks back after the
 	// first request, and again after each receiver that is told of the channel
 	// meanwhile, four times that in all: so that machines switched on together
 	// share it from the first chunk on, and one that is alone waits little.
@@ -104,7 +106,7 @@ type ServerConfig struct {
 	Log *slog.Logger
 }
 
-// ReceiverConfig is what Receive needs.
+// ReceiverConfig is what Join needs.
 type ReceiverConfig struct {
 	// Channel is the channel to join, with a Sender address that is not
 	// unspecified.
@@ -115,15 +117,19 @@ type ReceiverConfig struct {
 	// restarted or fell silent. It is called at most once a second. Nil keeps
 	// to Channel, however long that is silent.
 	Refresh func(ctx context.Context) (api.Channel, error)
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Feed says whom a channel feeds.
+type Feed struct {
 	// Sink takes the chunks; required.
 	Sink Sink
 	// Failed is told of a chunk that has to come by another way: err wraps
 	// ErrUnavailable or is the *image.ChunkError of Deliver. The channel is
 	// not asked for it again for a while. It must not block. If it is nil,
-	// an unavailable chunk ends Receive.
+	// an unavailable chunk is Feed's error.
 	Failed func(n uint32, err error)
-	// Log may be nil.
-	Log *slog.Logger
 }
 
 // SenderStats counts what a channel's sender did. Bytes are those of whole IP

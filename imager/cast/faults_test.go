@@ -82,6 +82,37 @@ func TestGather(t *testing.T) {
 	}
 }
 
+// TestMapFirst: parts of the chunk map go at once, before chunks that wait for
+// company, and later before those that are queued.
+func TestMapFirst(t *testing.T) {
+	const gather = 500 * time.Millisecond
+	w := newWorld(t, 9, 63, region, region, cast.SenderConfig{Rate: 80e6})
+	w.image.MapParts = 3
+	w.start(cast.SenderConfig{Rate: 80e6, Gather: gather})
+	isPart, isChunk := func(n uint32) bool { return n >= 60 }, func(n uint32) bool { return n < 60 }
+	begin, first := w.Now, w.join(isPart, casttest.Link{Delay: lan})
+	w.Run(time.Minute, func() bool { return first.Sink.Left() == 0 })
+	if took := w.Now.Sub(begin); took > gather {
+		t.Errorf("the map came after %v", took)
+	}
+	planned := w.join(isChunk, casttest.Link{Delay: lan})
+	w.Run(time.Minute, func() bool { return planned.Sink.Left() < 60 })
+	if took := w.Now.Sub(begin); took < gather || took > gather*2 { // it counts as a newcomer
+		t.Errorf("the first chunk came after %v", took)
+	}
+	w.Run(time.Minute, func() bool { return w.bytes > 20*region })
+	late, sent, start := w.join(isPart, casttest.Link{Delay: lan}), w.bytes, w.Now
+	w.Run(time.Minute, func() bool { return late.Sink.Left() == 0 })
+	took, ours := w.Now.Sub(start), float64(w.bytes-sent)
+	if busy := 80e6 / 8 * took.Seconds(); took > 300*time.Millisecond || ours < busy*0.8 {
+		t.Errorf("the map came after %v, in which %.0f bytes went out of %.0f", took, ours, busy)
+	}
+	w.finish(time.Minute)
+	if r := w.ratio(); r > 1.055*66/63 { // the map went twice
+		t.Errorf("sent %.3f times the image", r)
+	}
+}
+
 // TestPartialWants: only what somebody needs is sent.
 func TestPartialWants(t *testing.T) {
 	w := newWorld(t, 4, 300, 1000, region, cast.SenderConfig{Rate: 80e6})

@@ -25,7 +25,7 @@ func TestRealHostLink(t *testing.T) {
 	img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 200, region, region)
 	s, _ := l.run(0, cast.ServerConfig{Addr: netip.MustParseAddrPort("10.9.0.1:0")})
 	ch := l.open(s, "239.9.9.31:9100", img, 0)
-	if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: casttest.NewSink(img, nil)}); err != nil {
+	if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: casttest.NewSink(img, nil)}); err != nil {
 		t.Fatal(err)
 	}
 	if got := float64(ch.Stats().Rate) / rate; got < 0.5 || got > 1.2 {

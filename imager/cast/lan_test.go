@@ -77,14 +77,29 @@ func (l *lanNS) open(s *cast.Server, group string, src cast.Source, rate int64) 
 	return ch
 }
 
-// receive runs Receive on a host and returns when it is done.
-func (l *lanNS) receive(ctx context.Context, host int, cfg cast.ReceiverConfig) (st cast.ReceiveStats, err error) {
+// receive receives on a host and returns when it is done.
+func (l *lanNS) receive(ctx context.Context, host int, cfg cast.ReceiverConfig, feed cast.Feed) (st cast.ReceiveStats, err error) {
 	err = l.in(host, func(eth0 *net.Interface) error {
 		cfg.Interface = eth0
-		st, err = cast.Receive(ctx, cfg)
+		st, err = receive(ctx, cfg, feed)
 		return err
 	})
 	return st, err
+}
+
+// receive joins a channel, feeds one sink after the other and leaves.
+func receive(ctx context.Context, cfg cast.ReceiverConfig, feeds ...cast.Feed) (cast.ReceiveStats, error) {
+	r, err := cast.Join(ctx, cfg)
+	if err != nil {
+		return cast.ReceiveStats{}, err
+	}
+	for _, f := range feeds {
+		if err == nil {
+			err = r.Feed(ctx, f)
+		}
+	}
+	st, closing := r.Close()
+	return st, errors.Join(err, closing)
 }
 
 // waitFor polls until ok.
@@ -172,7 +187,7 @@ func TestRealReports(t *testing.T) {
 				Secret: make([]byte, protocol.SecretSize), SymbolSize: 1408,
 			}
 			go func() {
-				_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch, Sink: casttest.NewSink(img, nil)})
+				_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch}, cast.Feed{Sink: casttest.NewSink(img, nil)})
 				done <- err
 			}()
 			sees.find("a report of "+c.group, func(ip []byte) bool { return c.wanted(ip, ch.Group.Addr().AsSlice()) })
@@ -203,7 +218,7 @@ func TestRealHeader(t *testing.T) {
 		s, stop := l.run(0, cast.ServerConfig{Addr: netip.MustParseAddrPort(c.addr), TTL: 7, DSCP: 10})
 		info := l.open(s, c.group, img, 100e6).Info()
 		info.Sender = netip.AddrPortFrom(netip.MustParseAddr(c.sender), info.Sender.Port())
-		if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: info, Sink: casttest.NewSink(img, nil)}); err != nil {
+		if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: info}, cast.Feed{Sink: casttest.NewSink(img, nil)}); err != nil {
 			t.Fatal(err)
 		}
 		sees.find("packets of "+c.group+" with TTL 7 and DSCP 10", func(ip []byte) bool {
@@ -267,10 +282,10 @@ func TestRealJumbo(t *testing.T) {
 			t.Errorf("symbols of %d bytes, want %d", got, c.symbol)
 		}
 		sink := casttest.NewSink(img, nil)
-		if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink}); err != nil || sink.Left() > 0 {
+		if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink}); err != nil || sink.Left() > 0 {
 			t.Errorf("%v, %d left", err, sink.Left())
 		}
-		_, err := l.receive(ctx, 2, cast.ReceiverConfig{Channel: ch.Info(), Sink: casttest.NewSink(img, nil)})
+		_, err := l.receive(ctx, 2, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: casttest.NewSink(img, nil)})
 		if !errors.Is(err, cast.ErrNoMulticast) || !strings.Contains(err.Error(), "9000") || !strings.Contains(err.Error(), "1500") {
 			t.Errorf("receiver with an MTU of 1500: %v", err)
 		}
@@ -291,7 +306,7 @@ func TestRealShrunkMTU(t *testing.T) {
 	sink := casttest.NewSink(img, nil)
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink})
+		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink})
 		done <- err
 	}()
 	waitFor(ctx, t, "the transfer is on", func() bool { return sink.Left() < img.Chunks() })
@@ -322,8 +337,8 @@ func TestRealLinkDown(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.receive(ctx, 1, cast.ReceiverConfig{
-			Channel: info, Sink: sink, Refresh: func(context.Context) (api.Channel, error) { return info, nil },
-		})
+			Channel: info, Refresh: func(context.Context) (api.Channel, error) { return info, nil },
+		}, cast.Feed{Sink: sink})
 		done <- err
 	}()
 	arrives := func() { // more chunks, if any are left on a slow machine
@@ -362,7 +377,7 @@ func TestRealMoved(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		_, err := l.receive(ctx, 1, cast.ReceiverConfig{
-			Channel: first, Sink: sink, Refresh: func(ctx context.Context) (api.Channel, error) {
+			Channel: first, Refresh: func(ctx context.Context) (api.Channel, error) {
 				select {
 				case ch := <-info:
 					info <- ch
@@ -371,7 +386,7 @@ func TestRealMoved(t *testing.T) {
 					return api.Channel{}, ctx.Err()
 				}
 			},
-		})
+		}, cast.Feed{Sink: sink})
 		done <- err
 	}()
 	waitFor(ctx, t, "half has come", func() bool { return sink.Left() <= img.Chunks()/2 })
@@ -404,7 +419,7 @@ func TestRealTwoSenders(t *testing.T) {
 		ch := l.open(s, "239.9.9.26:9100", img, 40e6)
 		receivers.Go(func() {
 			sink := casttest.NewSink(img, nil)
-			st, err := l.receive(ctx, host+1, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink, Log: lines[i].logger()})
+			st, err := l.receive(ctx, host+1, cast.ReceiverConfig{Channel: ch.Info(), Log: lines[i].logger()}, cast.Feed{Sink: sink})
 			if err != nil || sink.Left() > 0 || st.Foreign == 0 {
 				t.Errorf("%v, %d left, %d foreign packets", err, sink.Left(), st.Foreign)
 			}
@@ -460,7 +475,7 @@ func TestRealFlood(t *testing.T) {
 	})
 	start := time.Now()
 	sink := casttest.NewSink(img, nil)
-	if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink}); err != nil || sink.Left() > 0 {
+	if _, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink}); err != nil || sink.Left() > 0 {
 		t.Errorf("%v, %d left", err, sink.Left())
 	}
 	waitFor(ctx, t, "the flood is over what is allowed", func() bool { return s.Stats().Flooded > 0 })
@@ -492,7 +507,7 @@ func TestRealSending(t *testing.T) {
 	var seen []int64
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: casttest.NewSink(img, nil)})
+		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: casttest.NewSink(img, nil)})
 		done <- err
 	}()
 	waitFor(ctx, t, "it sends", func() bool { seen = append(seen, s.Sending()); return seen[len(seen)-1] > 0 })
@@ -517,7 +532,7 @@ func TestRealNoDescriptors(t *testing.T) {
 	sink := casttest.NewSink(img, nil)
 	done := make(chan error, 1)
 	go func() {
-		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink})
+		_, err := l.receive(ctx, 1, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink})
 		done <- err
 	}()
 	lo, err := net.InterfaceByName("lo")
@@ -533,7 +548,7 @@ func TestRealNoDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, listenErr := cast.Listen(cast.ServerConfig{Interface: lo})
-	_, receiveErr := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink, Interface: lo})
+	_, receiveErr := receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Interface: lo}, cast.Feed{Sink: sink})
 	err = <-done
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)

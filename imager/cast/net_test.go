@@ -141,7 +141,8 @@ func TestRealNetwork(t *testing.T) {
 			var wait sync.WaitGroup
 			defer wait.Wait()
 			defer cancel()
-			img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 100, 1000, 256<<10)
+			img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 103, 1000, 256<<10)
+			img.MapParts = 3
 			ch := l.serve(ctx, &wait, c.addr, c.group, img, 400e6)
 			info := ch.Info()
 			info.Sender = netip.AddrPortFrom(netip.MustParseAddr(c.sender), info.Sender.Port())
@@ -149,14 +150,15 @@ func TestRealNetwork(t *testing.T) {
 			var receivers sync.WaitGroup
 			for host := 1; host <= 2; host++ {
 				receivers.Go(func() {
-					sink := casttest.NewSink(img, nil)
+					chunkMap := casttest.NewSink(img, func(n uint32) bool { return n >= 100 })
+					sink := casttest.NewSink(img, func(n uint32) bool { return n < 100 })
 					err := l.in(host, func(eth0 *net.Interface) error {
-						st, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: info, Interface: eth0, Sink: sink})
+						st, err := receive(ctx, cast.ReceiverConfig{Channel: info, Interface: eth0}, cast.Feed{Sink: chunkMap}, cast.Feed{Sink: sink})
 						t.Logf("host %d after %v: %+v", host, time.Since(start), st)
 						return err
 					})
-					if err != nil || sink.Left() > 0 || sink.Wrong > 0 {
-						t.Errorf("host %d: %v, %d left, %d wrong", host, err, sink.Left(), sink.Wrong)
+					if left := sink.Left() + chunkMap.Left(); err != nil || left > 0 || sink.Wrong+chunkMap.Wrong > 0 {
+						t.Errorf("host %d: %v, %d left, %d wrong", host, err, left, sink.Wrong+chunkMap.Wrong)
 					}
 				})
 			}
@@ -166,6 +168,9 @@ func TestRealNetwork(t *testing.T) {
 			t.Logf("ratio %.3f: %+v", ratio, st)
 			if ratio > 1.3 { // a busy machine may lose some
 				t.Errorf("sent %.3f times the image", ratio)
+			}
+			if st.Members != 2 {
+				t.Errorf("%d receivers counted, want 2", st.Members)
 			}
 		})
 	}
@@ -193,7 +198,7 @@ func TestRealRestart(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- l.in(1, func(eth0 *net.Interface) error {
-			st, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink, Refresh: refresh})
+			st, err := receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Refresh: refresh}, cast.Feed{Sink: sink})
 			t.Logf("%+v", st)
 			return err
 		})
@@ -231,7 +236,7 @@ func TestRealNoMulticast(t *testing.T) {
 	}
 	start := time.Now()
 	err := l.in(1, func(eth0 *net.Interface) error {
-		_, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch, Sink: casttest.NewSink(img, nil)})
+		_, err := receive(ctx, cast.ReceiverConfig{Channel: ch}, cast.Feed{Sink: casttest.NewSink(img, nil)})
 		return err
 	})
 	if !errors.Is(err, cast.ErrNoMulticast) {
@@ -243,7 +248,7 @@ func TestRealNoMulticast(t *testing.T) {
 }
 
 // TestRealFailures: a chunk the store cannot give is told; the sink's own
-// error ends Receive; ctx ends it.
+// error ends Feed; ctx ends it.
 func TestRealFailures(t *testing.T) {
 	l := newLAN(t, 2)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -255,7 +260,7 @@ func TestRealFailures(t *testing.T) {
 	ch := l.serve(ctx, &wait, "10.9.0.1:0", "239.9.9.12:9100", img, 200e6)
 	receive := func(ctx context.Context, sink cast.Sink, failed func(uint32, error)) error {
 		return l.in(1, func(*net.Interface) error {
-			_, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink, Failed: failed})
+			_, err := receive(ctx, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink, Failed: failed})
 			return err
 		})
 	}
@@ -330,7 +335,7 @@ func TestRealTotalRate(t *testing.T) {
 	for _, info := range infos {
 		receivers.Go(func() {
 			err := l.in(1, func(*net.Interface) error {
-				_, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: info, Sink: casttest.NewSink(img, nil)})
+				_, err := receive(ctx, cast.ReceiverConfig{Channel: info}, cast.Feed{Sink: casttest.NewSink(img, nil)})
 				return err
 			})
 			if err != nil {
@@ -381,7 +386,7 @@ func TestLoopback(t *testing.T) {
 	for range 3 {
 		receivers.Go(func() {
 			sink := casttest.NewSink(img, nil)
-			st, err := cast.Receive(ctx, cast.ReceiverConfig{Channel: ch.Info(), Sink: sink})
+			st, err := receive(ctx, cast.ReceiverConfig{Channel: ch.Info()}, cast.Feed{Sink: sink})
 			if err != nil || sink.Left() > 0 || st.Chunks != 30 {
 				t.Errorf("%v, %d left, %+v", err, sink.Left(), st)
 			}

@@ -45,45 +45,71 @@ const (
 	otherGap    = 10 * time.Second
 )
 
-// Receive joins a channel and feeds cfg.Sink until that is complete, and
-// returns nil then. It returns an error that wraps ErrNoMulticast,
-// ErrBadChannel or ErrUnavailable where other transports have to take over,
-// ctx's error if that ended, or the Sink's own.
-func Receive(ctx context.Context, cfg ReceiverConfig) (ReceiveStats, error) {
+// Join joins a channel. What comes of it waits in the socket's buffer, as far as
+// there is room, until it is fed to somebody.
+func Join(ctx context.Context, cfg ReceiverConfig) (*Reception, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	var seed [32]byte
 	if _, err := crand.Read(seed[:]); err != nil {
-		return ReceiveStats{}, fmt.Errorf("cast: draw a receiver number: %v", err)
+		return nil, fmt.Errorf("cast: draw a receiver number: %v", err)
 	}
-	m, err := NewReceiver(cfg.Channel, cfg.Sink, rand.New(rand.NewChaCha8(seed)))
+	m, err := NewReceiver(cfg.Channel, unfed{}, rand.New(rand.NewChaCha8(seed)))
 	if err != nil {
-		return ReceiveStats{}, err
+		return nil, err
 	}
-	r := &reception{cfg: cfg, machine: m, results: make(chan result, maxHeld), refreshed: make(chan refreshed, 1)}
+	r := &Reception{
+		cfg: cfg, machine: m,
+		work: make(chan *Assembled, maxHeld), results: make(chan result, maxHeld), refreshed: make(chan refreshed, 1),
+	}
 	if err := r.open(ctx, cfg.Channel); err != nil {
-		return ReceiveStats{}, err
+		return nil, err
 	}
+	return r, nil
+}
+
+// Feed feeds the sink until that is complete, and returns nil then; the channel
+// is still joined and another sink can be fed. After an error it is of no use but
+// to be closed: one that wraps ErrNoMulticast, ErrBadChannel or ErrUnavailable
+// where other transports have to take over, ctx's error if that ended, or the
+// sink's own.
+func (r *Reception) Feed(ctx context.Context, f Feed) error {
+	r.feed = f
+	r.machine.Want(time.Now(), f.Sink)
 	ctx, cancel := context.WithCancel(ctx)
-	r.work = make(chan *Assembled, maxHeld)
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		r.wait.Go(func() { r.deliver(ctx) })
 	}
-	err = r.run(ctx)
+	err := r.run(ctx)
 	cancel()
 	r.wait.Wait()
-	for now := time.Now(); len(r.results) > 0; { // for the counters
+	now := time.Now()
+	for len(r.results) > 0 {
 		o := <-r.results
 		r.machine.Delivered(now, o.a, o.err)
 	}
-	if closing := r.close(); err == nil {
-		err = closing
+	for len(r.work) > 0 { // this sink has no use for it any more, and the next one none
+		r.machine.Delivered(now, <-r.work, context.Canceled)
 	}
+	for a, ok := r.machine.Done(); ok; a, ok = r.machine.Done() {
+		r.machine.Delivered(now, a, context.Canceled)
+	}
+	return err
+}
+
+// Close leaves the channel and returns what was counted.
+func (r *Reception) Close() (ReceiveStats, error) {
 	st := r.machine.Stats()
 	st.BufferDrops = r.drops.total
-	return st, err
+	return st, r.close()
 }
+
+// unfed wants nothing.
+type unfed struct{}
+
+func (unfed) Useful(uint32) bool                { return false }
+func (unfed) Missing(uint32, []uint32) []uint32 { return nil }
 
 // groupConn is the socket that the group's packets come from.
 type groupConn interface {
@@ -96,9 +122,11 @@ type groupConn interface {
 	leave(group netip.AddrPort, ifi *net.Interface) error
 }
 
-// reception is a running Receive.
-type reception struct {
+// Reception is a channel that was joined. Its methods are called one after the
+// other.
+type Reception struct {
 	cfg       ReceiverConfig
+	feed      Feed
 	machine   *Receiver
 	ifi       *net.Interface
 	group     groupConn
@@ -130,7 +158,7 @@ type refreshed struct {
 }
 
 // open opens the sockets for ch.
-func (r *reception) open(ctx context.Context, ch api.Channel) error {
+func (r *Reception) open(ctx context.Context, ch api.Channel) error {
 	if !ch.Sender.IsValid() || ch.Sender.Addr().IsUnspecified() || !ch.Group.Addr().IsMulticast() {
 		return fmt.Errorf("cast: channel with sender %v and group %v", ch.Sender, ch.Group)
 	}
@@ -156,7 +184,7 @@ func (r *reception) open(ctx context.Context, ch api.Channel) error {
 
 // chooseInterface returns the interface to join ch on. One that was given is
 // looked up again, since its number and MTU may have changed.
-func (r *reception) chooseInterface(ctx context.Context, ch api.Channel) (ifi *net.Interface, err error) {
+func (r *Reception) chooseInterface(ctx context.Context, ch api.Channel) (ifi *net.Interface, err error) {
 	if r.cfg.Interface == nil {
 		ifi, err = routeTo(ctx, ch.Sender)
 	} else if ifi, err = net.InterfaceByName(r.cfg.Interface.Name); err != nil {
@@ -172,13 +200,13 @@ func (r *reception) chooseInterface(ctx context.Context, ch api.Channel) (ifi *n
 	return ifi, nil
 }
 
-func (r *reception) close() error {
+func (r *Reception) close() error {
 	return errors.Join(r.group.Close(), r.sender.Close())
 }
 
 // run drives the machine. It looks after everything else at least once a
 // tick, so nothing has to wake it.
-func (r *reception) run(ctx context.Context) error {
+func (r *Reception) run(ctx context.Context) error {
 	ms := newInbound(receiveBatch)
 	for {
 		now := time.Now()
@@ -202,7 +230,7 @@ func (r *reception) run(ctx context.Context) error {
 }
 
 // rest lets packets gather, until something else is to be done after d.
-func (r *reception) rest(d time.Duration) {
+func (r *Reception) rest(d time.Duration) {
 	if r.room < minLull.Seconds()/lull.Seconds() {
 		r.group.await(max(minLull, min(d, tick)))
 		return
@@ -216,7 +244,7 @@ func (r *reception) rest(d time.Duration) {
 
 // take hands the packets in messages to the machine. When the last one came the
 // kernel tells; the others are taken to have come evenly since the last look.
-func (r *reception) take(now time.Time, ms []inbound) {
+func (r *Reception) take(now time.Time, ms []inbound) {
 	if len(ms) == 0 {
 		return
 	}
@@ -243,7 +271,7 @@ func (r *reception) take(now time.Time, ms []inbound) {
 
 // other notes a packet of another session. While this one goes on, that is
 // another sender which has the same group, by mistake.
-func (r *reception) other(now time.Time, from netip.AddrPort) {
+func (r *Reception) other(now time.Time, from netip.AddrPort) {
 	if r.others.IsZero() {
 		r.others = now
 	}
@@ -254,7 +282,7 @@ func (r *reception) other(now time.Time, from netip.AddrPort) {
 }
 
 // turn does everything but read from the group; requests only if ask is set.
-func (r *reception) turn(ctx context.Context, now time.Time, ask bool) (done bool, err error) {
+func (r *Reception) turn(ctx context.Context, now time.Time, ask bool) (done bool, err error) {
 	if !r.behind || len(r.machine.done) >= handful {
 		for a, ok := r.machine.Done(); ok; a, ok = r.machine.Done() {
 			r.work <- a
@@ -263,7 +291,7 @@ func (r *reception) turn(ctx context.Context, now time.Time, ask bool) (done boo
 	select {
 	case <-ctx.Done():
 		return true, ctx.Err()
-	case <-r.cfg.Sink.Complete():
+	case <-r.feed.Sink.Complete():
 		return true, nil
 	default:
 	}
@@ -288,7 +316,7 @@ func (r *reception) turn(ctx context.Context, now time.Time, ask bool) (done boo
 
 // outcomes tells the machine what became of delivered chunks, and the caller
 // of those that failed.
-func (r *reception) outcomes(now time.Time) error {
+func (r *Reception) outcomes(now time.Time) error {
 	for len(r.results) > 0 {
 		o := <-r.results
 		r.machine.Delivered(now, o.a, o.err)
@@ -297,8 +325,8 @@ func (r *reception) outcomes(now time.Time) error {
 		}
 	}
 	for n, err, ok := r.machine.Failed(); ok; n, err, ok = r.machine.Failed() {
-		if r.cfg.Failed != nil {
-			r.cfg.Failed(n, err)
+		if r.feed.Failed != nil {
+			r.feed.Failed(n, err)
 		} else if errors.Is(err, ErrUnavailable) {
 			return fmt.Errorf("cast: chunk %d: %w", n, err)
 		}
@@ -308,7 +336,7 @@ func (r *reception) outcomes(now time.Time) error {
 
 // refresh asks for the channel anew when the machine wants to, beside
 // receiving, and takes the answer.
-func (r *reception) refresh(ctx context.Context, now time.Time) error {
+func (r *Reception) refresh(ctx context.Context, now time.Time) error {
 	if r.cfg.Refresh != nil && r.machine.WantRefresh(now) {
 		r.cfg.Log.Info("asking for the channel again", "group", r.joined.Group)
 		r.wait.Go(func() {
@@ -334,7 +362,7 @@ func (r *reception) refresh(ctx context.Context, now time.Time) error {
 // but for an MTU. The sockets are made anew even if ch is the same: the
 // interface may be another one now, and a switch may have forgotten who wants
 // the group, which leaving and joining tells it again.
-func (r *reception) rejoin(ctx context.Context, now time.Time, ch api.Channel) error {
+func (r *Reception) rejoin(ctx context.Context, now time.Time, ch api.Channel) error {
 	group, sender, joined := r.group, r.sender, r.joined
 	_ = r.group.leave(r.joined.Group, r.ifi) // gone with the interface, or for the better
 	err := r.open(ctx, ch)
@@ -361,7 +389,7 @@ func (r *reception) rejoin(ctx context.Context, now time.Time, ch api.Channel) e
 }
 
 // deliver recovers and delivers chunks.
-func (r *reception) deliver(ctx context.Context) {
+func (r *Reception) deliver(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -369,7 +397,7 @@ func (r *reception) deliver(ctx context.Context) {
 		case a := <-r.work:
 			b, err := a.Bytes()
 			if err == nil {
-				err = r.cfg.Sink.Deliver(ctx, a.Chunk, b, Via)
+				err = r.feed.Sink.Deliver(ctx, a.Chunk, b, Via)
 			}
 			r.results <- result{a, err} // has room for all that the machine holds
 		}

@@ -56,7 +56,7 @@ func TestRest(t *testing.T) {
 		{500e6, 0.01, tick, tick}, // until the kernel says so
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := &reception{machine: &Receiver{rate: c.rate}, room: c.room, group: &fakeGroup{}}
+			r := &Reception{machine: &Receiver{rate: c.rate}, room: c.room, group: &fakeGroup{}}
 			start := time.Now()
 			r.rest(time.Hour)
 			if got := time.Since(start); got < c.from || got > c.to {
@@ -108,8 +108,8 @@ func TestCatchUp(t *testing.T) {
 				}
 				start := time.Now()
 				sender := &fakeSender{}
-				r := &reception{
-					cfg: ReceiverConfig{Sink: nothing{}, Log: slog.New(slog.DiscardHandler)}, machine: m, joined: ch,
+				r := &Reception{
+					cfg: ReceiverConfig{Log: slog.New(slog.DiscardHandler)}, feed: Feed{Sink: nothing{}}, machine: m, joined: ch,
 					group: &fakeGroup{quiet: start.Add(c.behind)}, sender: sender,
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
@@ -134,7 +134,7 @@ func TestOtherSender(t *testing.T) {
 	var lines logLines
 	start := time.Now()
 	from := netip.MustParseAddrPort("10.0.0.7:5000")
-	r := &reception{
+	r := &Reception{
 		machine: &Receiver{}, cfg: ReceiverConfig{Log: lines.logger()},
 		joined: api.Channel{Group: netip.MustParseAddrPort("239.0.0.1:9000"), Sender: netip.MustParseAddrPort("10.0.0.1:9000")},
 	}

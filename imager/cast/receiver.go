@@ -149,6 +149,16 @@ func NewReceiver(ch api.Channel, wants Wants, rnd *rand.Rand) (*Receiver, error)
 	return r, r.join(ch)
 }
 
+// Want has the receiver ask for what wants says from now on, instead of what it
+// did before.
+func (r *Receiver) Want(now time.Time, wants Wants) {
+	r.wants = wants
+	r.tries, r.windowAt, r.shortSince = 0, now, time.Time{}
+	if r.running {
+		r.runUseful = wants.Useful(r.runChunk)
+	}
+}
+
 // join takes the keys of ch.
 func (r *Receiver) join(ch api.Channel) error {
 	if ch.SymbolSize < 1 || ch.SymbolSize > protocol.MaxPacket-protocol.DataSize {

@@ -1,5 +1,7 @@
 package cast
 
+import "time"
+
 // Need returns the number of a chunk to read now; it is to be answered by
 // Supply. False is none.
 func (s *Sender) Need() (uint32, bool) {
@@ -42,8 +44,8 @@ func (s *Sender) upcoming(yield func(uint32) bool) {
 }
 
 // begin starts the next run whose chunk has been read.
-func (s *Sender) begin() bool {
-	c, repair, ok := s.pick()
+func (s *Sender) begin(now time.Time) bool {
+	c, repair, ok := s.pick(now)
 	if !ok {
 		return false
 	}
@@ -59,6 +61,7 @@ func (s *Sender) begin() bool {
 		s.fresh.remove(c)
 		s.pos = c + 1
 		s.sinceFresh = 0
+		s.hold = time.Time{}
 	}
 	s.dirty = true
 	s.stats.Chunks++
@@ -67,10 +70,11 @@ func (s *Sender) begin() bool {
 
 // pick chooses the next chunk: repairs first, since receivers hold memory for
 // them, but not for ever.
-func (s *Sender) pick() (c uint32, repair, ok bool) {
-	if s.sinceFresh < repairBurst || s.fresh.count == 0 {
-		if c, ok := s.pickRepair(); ok {
-			return c, true, true
+func (s *Sender) pick(now time.Time) (c uint32, repair, ok bool) {
+	held := now.Before(s.hold)
+	if s.sinceFresh < repairBurst || s.fresh.count == 0 || held {
+		if c, ok := s.pickRepair(); ok || held {
+			return c, true, ok
 		}
 	}
 	// A chunk that is still being read is passed over only if one after it
@@ -101,7 +105,11 @@ func (s *Sender) pickRepair() (uint32, bool) {
 }
 
 // ready reports that begin would find a chunk.
-func (s *Sender) ready() bool {
-	_, _, ok := s.pick()
+func (s *Sender) ready(now time.Time) bool {
+	_, _, ok := s.pick(now)
 	return ok
 }
+
+// part reports whether number c is that of a part of the chunk map. Who asks for
+// one knows nothing else to ask for: parts go as repairs do, before the chunks.
+func (s *Sender) part(c uint32) bool { return c >= uint32(s.cfg.Chunks) }

@@ -43,8 +43,9 @@ const (
 type SenderConfig struct {
 	// Channel is the session; its addresses only tell the size of headers.
 	Channel api.Channel
-	// Chunks is how many chunks the image has.
-	Chunks int
+	// Chunks is how many chunks the image has, Parts how many parts its chunk
+	// map, which are numbered behind the chunks.
+	Chunks, Parts int
 	// Rate caps the channel, in bits a second of IP packets; 0 is no cap.
 	Rate int64
 	// Polite, Floor and Gather are as in ServerConfig.
@@ -100,7 +101,7 @@ type Sender struct {
 
 	tokens     float64 // bytes that may be sent at paced
 	paced      time.Time
-	hold       time.Time // no data before; zero when there was some
+	hold       time.Time // no whole chunk before; zero when there was one
 	holdEnd    time.Time // to which newcomers can put hold off
 	lastActive time.Time
 	announced  time.Time // the last announcement
@@ -115,8 +116,8 @@ type Sender struct {
 
 // NewSender returns a sender that nobody has asked for anything yet.
 func NewSender(cfg SenderConfig) (*Sender, error) {
-	if cfg.Chunks < 0 || cfg.Chunks > protocol.MaxChunks {
-		return nil, fmt.Errorf("cast: %d chunks, at most %d", cfg.Chunks, protocol.MaxChunks)
+	if n := cfg.Chunks + cfg.Parts; min(cfg.Chunks, cfg.Parts) < 0 || n > protocol.MaxChunks {
+		return nil, fmt.Errorf("cast: %d chunks and parts of the chunk map, at most %d", n, protocol.MaxChunks)
 	}
 	if cfg.Channel.SymbolSize < 1 || cfg.Channel.SymbolSize > protocol.MaxPacket-protocol.DataSize {
 		return nil, fmt.Errorf("cast: symbol size %d", cfg.Channel.SymbolSize)
@@ -130,7 +131,7 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 		overhead:    headerBytes(cfg.Channel.Group),
 		key:         key,
 		peers:       newPeers(cfg.Channel),
-		fresh:       newChunkSet(cfg.Chunks),
+		fresh:       newChunkSet(cfg.Chunks + cfg.Parts),
 		repairs:     newRepairQueue(),
 		sent:        newRuns(),
 		pace:        pace.New(pace.Config{Max: cfg.Rate, Floor: cfg.Floor, Polite: cfg.Polite}),
@@ -199,7 +200,7 @@ func (s *Sender) request(now time.Time, from *peer, body []byte) bool {
 	asked, changed := 0, false
 	for _, e := range req.Want {
 		for i := range uint32(e.Count) {
-			if asked++; asked > maxAsked || e.Chunk+i >= uint32(s.cfg.Chunks) {
+			if asked++; asked > maxAsked || e.Chunk+i >= uint32(s.cfg.Chunks+s.cfg.Parts) {
 				break
 			}
 			changed = s.ask(now, e.Chunk+i, e, req.Seen) || changed
@@ -260,7 +261,7 @@ func (s *Sender) ask(now time.Time, c uint32, e protocol.Entry, seen uint64) boo
 	switch {
 	case s.repairs.has(c):
 		return s.repairs.merge(c, e)
-	case e.N == 0:
+	case e.N == 0 && !s.part(c):
 		s.fresh.add(c)
 	default:
 		s.repairs.add(c, e.From, e.N)
@@ -313,10 +314,10 @@ func (s *Sender) Next(now time.Time, buf []byte) ([]byte, bool) {
 	if len(s.leave) > 0 {
 		return s.stragglers(buf), true
 	}
-	if s.tokens <= 0 || now.Before(s.hold) || s.run.left == 0 && !s.begin() {
+	if s.tokens <= 0 || s.run.left == 0 && !s.begin(now) {
 		return nil, false
 	}
-	s.hold, s.lastActive = time.Time{}, now
+	s.lastActive = now
 	return s.symbol(now, buf), true
 }
 
@@ -327,14 +328,14 @@ func (s *Sender) Timer(now time.Time) time.Time {
 	if len(s.tell)+len(s.leave) > 0 {
 		return now
 	}
-	if s.run.left == 0 && !s.ready() {
+	if s.run.left == 0 && !s.ready(now) {
+		if now.Before(s.hold) && s.fresh.count > 0 && (t.IsZero() || s.hold.Before(t)) {
+			t = s.hold
+		}
 		return t
 	}
 	wait := time.Duration((s.batch() - s.tokens) / s.bytesPerSecond() * float64(time.Second))
 	at := s.paced.Add(max(wait, 0))
-	if at.Before(s.hold) {
-		at = s.hold
-	}
 	if t.IsZero() || at.Before(t) {
 		t = at
 	}

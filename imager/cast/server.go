@@ -223,7 +223,7 @@ func (s *Server) Open(group netip.AddrPort, src Source, rate int64) (*Channel, e
 		return nil, err
 	}
 	m, err := NewSender(SenderConfig{
-		Channel: ch, Chunks: src.Chunks(), Rate: atMost(rate, s.cfg.Rate), Polite: s.cfg.Polite, Floor: s.cfg.Floor, Gather: s.cfg.Gather,
+		Channel: ch, Chunks: src.Chunks(), Parts: src.Parts(), Rate: atMost(rate, s.cfg.Rate), Polite: s.cfg.Polite, Floor: s.cfg.Floor, Gather: s.cfg.Gather,
 	})
 	if err != nil {
 		return nil, err

@@ -300,7 +300,7 @@ func TestBufferOverflow(t *testing.T) {
 		}
 	}
 	var lines logLines
-	r := &reception{group: in, machine: &Receiver{}, cfg: ReceiverConfig{Log: lines.logger()}}
+	r := &Reception{group: in, machine: &Receiver{}, cfg: ReceiverConfig{Log: lines.logger()}}
 	ms := newInbound(receiveBatch)
 	for range 2 { // only what comes after a drop tells of it
 		n, err := in.readBatch(ms)

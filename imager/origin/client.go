@@ -59,17 +59,22 @@ func (c *Client) Resolve(ctx context.Context, ref string) (api.Resolved, error) 
 	return r, nil
 }
 
-// Image fetches and opens an image's manifest and chunk map.
-func (c *Client) Image(ctx context.Context, digest image.ID) (*image.Image, error) {
-	man, err := c.get(ctx, imagePath(digest, "manifest"))
+// Manifest fetches an image's manifest. It is not verified.
+func (c *Client) Manifest(ctx context.Context, digest image.ID) ([]byte, error) {
+	b, err := c.get(ctx, imagePath(digest, "manifest"))
 	if err != nil {
 		return nil, fmt.Errorf("origin: manifest of image %s: %w", digest.Short(), err)
 	}
+	return b, nil
+}
+
+// Image fetches an image's chunk map and opens the image with it.
+func (c *Client) Image(ctx context.Context, digest image.ID, manifest []byte) (*image.Image, error) {
 	m, err := c.get(ctx, imagePath(digest, "map"))
 	if err != nil {
 		return nil, fmt.Errorf("origin: chunk map of image %s: %w", digest.Short(), err)
 	}
-	return image.Open(digest, man, bytes.NewReader(m))
+	return image.Open(digest, manifest, bytes.NewReader(m))
 }
 
 // Channel asks for the image's channel. An *api.Error with the code

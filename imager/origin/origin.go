@@ -185,7 +185,7 @@ func (o *Origin) channel(ctx context.Context, digest image.ID) (api.Channel, err
 	}
 	if i.channel == nil {
 		group := o.cfg.Group(digest)
-		c, err := o.cfg.Cast.Open(group, &source{o.cfg.Store, i.img.Layout}, o.cfg.Rate)
+		c, err := o.cfg.Cast.Open(group, &source{store: o.cfg.Store, layout: i.img.Layout}, o.cfg.Rate)
 		if err != nil {
 			return api.Channel{}, fmt.Errorf("%w: channel %s of image %s: %v", errNoChannel, group, digest.Short(), err)
 		}
@@ -196,14 +196,28 @@ func (o *Origin) channel(ctx context.Context, digest image.ID) (api.Channel, err
 	return i.channel.Info(), nil
 }
 
-// source is an image's chunks by number, for a channel.
+// source is an image's chunks by number and the parts of its chunk map behind
+// them, for a channel.
 type source struct {
 	store  store.Store
 	layout *image.Layout
+
+	mu      sync.Mutex
+	encoder *image.Encoder // of parts; nil until one is asked for
 }
 
 func (s *source) Chunks() int { return s.layout.Chunks() }
 
+func (s *source) Parts() int { return image.MapParts(len(s.layout.Entries())) }
+
 func (s *source) Chunk(ctx context.Context, n uint32) ([]byte, error) {
-	return s.store.Chunk(ctx, s.layout.ID(n))
+	if n < uint32(s.Chunks()) {
+		return s.store.Chunk(ctx, s.layout.ID(n))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.encoder == nil {
+		s.encoder = image.NewEncoder()
+	}
+	return s.encoder.Encode(nil, image.AppendMapPart(nil, s.layout.Entries(), int(n)-s.Chunks())), nil
 }

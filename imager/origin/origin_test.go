@@ -95,7 +95,9 @@ func TestServe(t *testing.T) {
 			t.Errorf("%s is %+v", ref, r)
 		}
 	}
-	img, err := c.Image(ctx, digest)
+	man, err := c.Manifest(ctx, digest)
+	must(t, err)
+	img, err := c.Image(ctx, digest, man)
 	must(t, err)
 	dec, buf := image.NewDecoder(), make([]byte, image.RegionSize)
 	for n := range uint32(img.Layout.Chunks()) {
@@ -134,7 +136,7 @@ func TestErrorsAreSaidOnce(t *testing.T) {
 	}{
 		{func() error { _, err := c.Resolve(ctx, "none"); return err }, "not_found"},
 		{func() error { _, err := c.Resolve(ctx, "Not A Name"); return err }, "bad_request"},
-		{func() error { _, err := c.Image(ctx, image.Sum(nil)); return err }, "not_found"},
+		{func() error { _, err := c.Image(ctx, image.Sum(nil), nil); return err }, "not_found"},
 		{func() error { _, err := c.Chunk(ctx, digest, 3); return err }, "not_found"},
 		{func() error { _, err := c.Channel(ctx, digest); return err }, "not_found"},
 		{func() error { // one of the three is damaged
@@ -165,7 +167,7 @@ func TestAuthorize(t *testing.T) {
 		}
 		return fmt.Errorf("image %s: %w", id.Short(), origin.ErrUnauthorized)
 	}}).Handler())
-	if _, err := c.Image(t.Context(), digest); err != nil {
+	if _, err := c.Manifest(t.Context(), digest); err != nil {
 		t.Error(err)
 	}
 	if _, err := c.Resolve(t.Context(), "test"); code(t, err) != "unauthorized" {
@@ -205,7 +207,9 @@ func TestClientRefusesAnotherImage(t *testing.T) {
 		r.URL.Path = strings.Replace(r.URL.Path, image.Sum(nil).String(), digest.String(), 1)
 		o.ServeHTTP(w, r)
 	}))
-	if _, err := c.Image(t.Context(), image.Sum(nil)); !errors.Is(err, image.ErrFormat) {
+	man, err := c.Manifest(t.Context(), image.Sum(nil))
+	must(t, err)
+	if _, err := c.Image(t.Context(), image.Sum(nil), man); !errors.Is(err, image.ErrFormat) {
 		t.Errorf("an image under another's digest: %v", err)
 	}
 }

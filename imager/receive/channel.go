@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"huck/imager/api"
@@ -34,7 +35,10 @@ const quiet = 30 * time.Second
 func (r *receiver) follow(ctx context.Context) error {
 	retry := firstRetry
 	for !r.cfg.NoMulticast {
-		brought, err := r.once(ctx)
+		brought, err := false, r.failed
+		if r.failed = nil; err == nil {
+			brought, err = r.once(ctx)
+		}
 		if failed := (*jobError)(nil); err == nil || ctx.Err() != nil || errors.As(err, &failed) {
 			return err
 		}
@@ -83,36 +87,50 @@ func worthRetry(err error) bool {
 // once joins the channel and stays in it until the job is complete, which is no
 // error, or the channel is of no use. brought tells that chunks came of it.
 func (r *receiver) once(ctx context.Context) (brought bool, err error) {
-	var ifi *net.Interface // nil: the one that leads to the sender
-	if r.cfg.Interface != "" {
-		if ifi, err = net.InterfaceByName(r.cfg.Interface); err != nil {
-			return false, fmt.Errorf("receive: interface %s: %w", r.cfg.Interface, err)
-		}
-	}
-	channel := func(ctx context.Context) (api.Channel, error) { return r.client.Channel(ctx, r.img.Digest) }
-	ch, err := channel(ctx)
-	if err != nil {
-		return false, err
-	}
-	s := &sink{r.job, r, make(chan struct{}, 1)}
+	s := &sink{Job: r.job, r: r, arrived: make(chan struct{}, 1)}
 	wctx, stop := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	watcher.Go(func() { s.watch(wctx) })
 	defer watcher.Wait()
 	defer stop()
-	stats, err := r.join(ctx, cast.ReceiverConfig{
-		Channel:   ch,
-		Interface: ifi,
-		Refresh:   channel,
-		Sink:      s,
-		Failed: func(n uint32, err error) {
-			r.log.Warn("chunk not to be had by multicast, asking over HTTP", "chunk", n, "err", err)
-			r.demand.add(n)
-		},
-		Log: r.log,
-	})
+	err = r.fed(ctx, cast.Feed{Sink: s, Failed: func(n uint32, err error) {
+		r.log.Warn("chunk not to be had by multicast, asking over HTTP", "chunk", n, "err", err)
+		r.demand.add(n)
+	}})
+	return s.brought.Load(), errors.Join(err, r.leave())
+}
+
+// fed joins the image's channel, unless it is joined, and has it feed somebody.
+func (r *receiver) fed(ctx context.Context, feed cast.Feed) error {
+	if r.session == nil {
+		var ifi *net.Interface // nil: the one that leads to the sender
+		var err error
+		if r.cfg.Interface != "" {
+			if ifi, err = net.InterfaceByName(r.cfg.Interface); err != nil {
+				return fmt.Errorf("receive: interface %s: %w", r.cfg.Interface, err)
+			}
+		}
+		channel := func(ctx context.Context) (api.Channel, error) { return r.client.Channel(ctx, r.digest) }
+		ch, err := channel(ctx)
+		if err != nil {
+			return err
+		}
+		if r.session, err = r.join(ctx, cast.ReceiverConfig{Channel: ch, Interface: ifi, Refresh: channel, Log: r.log}); err != nil {
+			return err
+		}
+	}
+	return r.session.Feed(ctx, feed)
+}
+
+// leave leaves the channel if it is joined.
+func (r *receiver) leave() error {
+	if r.session == nil {
+		return nil
+	}
+	stats, err := r.session.Close()
+	r.session = nil
 	r.repairBytes += int64(stats.RepairBytes)
-	return stats.Chunks > 0, err
+	return err
 }
 
 // sink is the job as the channel sees it. A chunk is the sign that the channel
@@ -122,6 +140,7 @@ type sink struct {
 	*install.Job
 	r       *receiver
 	arrived chan struct{} // has room for one: a chunk came
+	brought atomic.Bool   // some did
 }
 
 // Deliver implements cast.Sink.
@@ -133,6 +152,7 @@ func (s *sink) Deliver(ctx context.Context, n uint32, encoded []byte, via string
 	if err != nil {
 		return err
 	}
+	s.brought.Store(true)
 	select {
 	case s.arrived <- struct{}{}:
 	default:

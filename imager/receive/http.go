@@ -38,7 +38,7 @@ func (r *receiver) fetch(ctx context.Context, n uint32) error {
 		if !r.job.Useful(n) {
 			return nil
 		}
-		b, err := r.client.Chunk(ctx, r.img.Digest, n)
+		b, err := r.client.Chunk(ctx, r.digest, n)
 		if err != nil {
 			return err
 		}

@@ -75,15 +75,16 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 	if err != nil {
 		return api.Result{}, err
 	}
-	img, err := client.Image(ctx, res.Digest)
-	if err != nil {
+	r := &receiver{cfg: cfg, client: client, log: cfg.Install.Log, join: join}
+	if err := r.openImage(ctx, res.Digest); err != nil {
 		return api.Result{}, err
 	}
-	dev, err := cfg.open(img)
+	dev, err := cfg.open(r.img)
 	if err != nil {
-		return api.Result{}, err
+		return api.Result{}, errors.Join(err, r.leave())
 	}
-	result, err := run(ctx, cfg, client, img, dev)
+	result, err := r.install(ctx, dev)
+	err = errors.Join(err, r.leave())
 	result.EncodedBytes = res.EncodedBytes
 	if cerr := dev.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("receive: close %s: %v", cfg.Target, cerr)
@@ -91,18 +92,18 @@ func Run(ctx context.Context, cfg Config) (api.Result, error) {
 	return result, err
 }
 
-func run(ctx context.Context, cfg Config, client *origin.Client, img *image.Image, dev disk.Device) (api.Result, error) {
-	fit, err := install.Rescale(ctx, img, dev, cfg.Install, func(ctx context.Context, n uint32) ([]byte, error) {
-		return client.Chunk(ctx, img.Digest, n)
+// install puts the image on dev.
+func (r *receiver) install(ctx context.Context, dev disk.Device) (api.Result, error) {
+	fit, err := install.Rescale(ctx, r.img, dev, r.cfg.Install, func(ctx context.Context, n uint32) ([]byte, error) {
+		return r.client.Chunk(ctx, r.digest, n)
 	})
 	if err != nil {
 		return api.Result{}, err
 	}
-	job, err := install.New(fit.Image, dev, cfg.Install)
+	job, err := install.New(fit.Image, dev, r.cfg.Install)
 	if err != nil {
 		return api.Result{}, err
 	}
-	r := &receiver{cfg: cfg, client: client, img: img, log: cfg.Install.Log, join: cast.Receive}
 	result, err := job.Run(ctx, fit.Transport(HTTP, r.transport))
 	result.RepairBytes = r.repairBytes
 	return result, err
@@ -130,18 +131,36 @@ func OpenTarget(target string, img *image.Image) (disk.Device, error) {
 	return disk.Open(target, true)
 }
 
-// receiver is the transport of one job.
+// receiver opens the image, and then is the transport of one job.
 type receiver struct {
 	cfg    Config
 	client *origin.Client
+	digest image.ID
 	img    *image.Image
 	job    *install.Job
 	log    *slog.Logger
-	// join is cast.Receive.
-	join   func(context.Context, cast.ReceiverConfig) (cast.ReceiveStats, error)
+	// session is the channel while it is joined.
+	session session
+	// failed is why the channel did not bring the chunk map.
+	failed error
+	join   func(context.Context, cast.ReceiverConfig) (session, error)
 	demand *demand
 	// repairBytes are those of all the times that the channel was joined.
 	repairBytes int64
+}
+
+// session is a *cast.Reception.
+type session interface {
+	Feed(context.Context, cast.Feed) error
+	Close() (cast.ReceiveStats, error)
+}
+
+func join(ctx context.Context, cfg cast.ReceiverConfig) (session, error) {
+	s, err := cast.Join(ctx, cfg)
+	if err != nil {
+		return nil, err // not a nil *cast.Reception
+	}
+	return s, nil
 }
 
 // transport brings what the job misses. HTTP brings what the channel cannot,

@@ -39,8 +39,8 @@ type rig struct {
 	dev   disk.Device
 	// takes is about how long HTTP needs for a chunk.
 	takes time.Duration
-	// join plays the channel; it gets the number of times it was joined before.
-	join func(ctx context.Context, try int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error)
+	// feed plays the channel; it gets the number of times it was fed from before.
+	feed func(ctx context.Context, try int, f cast.Feed) error
 
 	start time.Time
 	log   bytes.Buffer
@@ -48,6 +48,10 @@ type rig struct {
 	mu      sync.Mutex
 	fetches []time.Duration // when chunks were asked for over HTTP, since start
 	joins   []time.Duration
+	feeds   int
+	closed  int             // times that the channel was left
+	maps    []time.Duration // when the chunk map was asked for over HTTP
+	asked   int             // how often for the channel
 }
 
 func newRig(t *testing.T) *rig {
@@ -76,12 +80,19 @@ func (g *rig) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	switch {
 	case strings.HasSuffix(req.URL.Path, "/channel"):
+		g.mu.Lock()
+		g.asked++
+		g.mu.Unlock()
 		b, err := json.Marshal(api.Channel{Group: netip.MustParseAddrPort("239.255.0.1:8481"), Sender: netip.MustParseAddrPort("10.0.0.1:999")})
 		if err != nil {
 			return nil, err
 		}
 		w.Write(b)
 		return w.Result(), nil
+	case strings.HasSuffix(req.URL.Path, "/map"):
+		g.mu.Lock()
+		g.maps = append(g.maps, time.Since(g.start))
+		g.mu.Unlock()
 	case strings.Contains(req.URL.Path, "/chunks/"):
 		g.mu.Lock()
 		g.fetches = append(g.fetches, time.Since(g.start))
@@ -114,38 +125,66 @@ func (b *trickle) Read(p []byte) (int, error) {
 	}
 }
 
-// run receives the image.
+// run receives the image, whose chunk map is there.
 func (g *rig) run(cfg Config) (api.Result, error) {
-	g.start = time.Now()
-	cfg.Base = &url.URL{Scheme: "http", Host: "origin", Path: "/"}
-	log := slog.New(slog.NewTextHandler(&g.log, nil))
-	job, err := install.New(g.img, g.dev, install.Options{Log: log, Workers: 2})
+	r := g.receiver(cfg)
+	r.digest, r.img = g.img.Digest, g.img
+	return g.install(r)
+}
+
+func (g *rig) install(r *receiver) (api.Result, error) {
+	job, err := install.New(r.img, g.dev, install.Options{Log: r.log, Workers: 2})
 	must(g.t, err)
-	r := &receiver{cfg: cfg, client: origin.NewClient(cfg.Base, &http.Client{Transport: g}), img: g.img, log: log}
-	r.join = func(ctx context.Context, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
-		g.mu.Lock()
-		g.joins = append(g.joins, time.Since(g.start))
-		try := len(g.joins) - 1
-		g.mu.Unlock()
-		return g.join(ctx, try, cfg)
-	}
 	return job.Run(g.t.Context(), r.transport)
 }
 
+// receiver returns one that has not begun.
+func (g *rig) receiver(cfg Config) *receiver {
+	g.start = time.Now()
+	cfg.Base = &url.URL{Scheme: "http", Host: "origin", Path: "/"}
+	r := &receiver{cfg: cfg, client: origin.NewClient(cfg.Base, &http.Client{Transport: g}), log: slog.New(slog.NewTextHandler(&g.log, nil))}
+	r.join = func(context.Context, cast.ReceiverConfig) (session, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.joins = append(g.joins, time.Since(g.start))
+		return (*channel)(g), nil
+	}
+	return r
+}
+
+// channel is the rig as a channel that was joined.
+type channel rig
+
+// Feed implements session.
+func (c *channel) Feed(ctx context.Context, f cast.Feed) error {
+	c.mu.Lock()
+	try := c.feeds
+	c.feeds++
+	c.mu.Unlock()
+	return c.feed(ctx, try, f)
+}
+
+// Close implements session.
+func (c *channel) Close() (cast.ReceiveStats, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed++
+	return cast.ReceiveStats{}, nil
+}
+
 // deliver has the channel bring the missing chunks among those from n to end.
-func (g *rig) deliver(ctx context.Context, cfg cast.ReceiverConfig, n, end uint32) (st cast.ReceiveStats, err error) {
+func (g *rig) deliver(ctx context.Context, f cast.Feed, n, end uint32) error {
 	for ; n < end; n++ {
-		if !cfg.Sink.Useful(n) {
+		if !f.Sink.Useful(n) {
 			continue
 		}
 		b, err := g.store.Chunk(ctx, g.img.Layout.ID(n))
 		must(g.t, err)
-		if err := cfg.Sink.Deliver(ctx, n, b, cast.Via); err != nil {
-			return st, err
+		if err := f.Sink.Deliver(ctx, n, b, cast.Via); err != nil {
+			return err
 		}
-		st.Chunks++
 	}
-	return st, nil
+	return nil
 }
 
 // encoded is the size of the chunks from n to end.
@@ -179,11 +218,11 @@ func TestLeavesForGood(t *testing.T) {
 			g := newRig(t)
 			g.takes = 10 * time.Minute
 			synctest.Test(t, func(t *testing.T) {
-				g.join = func(ctx context.Context, _ int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
+				g.feed = func(ctx context.Context, _ int, f cast.Feed) error {
 					time.Sleep(time.Second)
-					st, err := g.deliver(ctx, cfg, 0, 3)
+					err := g.deliver(ctx, f, 0, 3)
 					must(t, err)
-					return st, fmt.Errorf("cast: channel at 9 kbit/s: %w", reason)
+					return fmt.Errorf("cast: channel at 9 kbit/s: %w", reason)
 				}
 				r, err := g.run(Config{})
 				must(t, err)
@@ -210,17 +249,17 @@ func TestTriesAgain(t *testing.T) {
 	const back, worked = 2, 20 * time.Second
 	synctest.Test(t, func(t *testing.T) {
 		var joined, left time.Duration
-		g.join = func(ctx context.Context, try int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
+		g.feed = func(ctx context.Context, try int, f cast.Feed) error {
 			time.Sleep(2 * time.Second)
 			if try != back {
-				return cast.ReceiveStats{}, fmt.Errorf("cast: 3 requests: %w", cast.ErrNoMulticast)
+				return fmt.Errorf("cast: 3 requests: %w", cast.ErrNoMulticast)
 			}
 			joined = time.Since(g.start)
-			st, err := g.deliver(ctx, cfg, chunks-2, chunks)
+			err := g.deliver(ctx, f, chunks-2, chunks)
 			must(t, err)
 			time.Sleep(worked)
 			left = time.Since(g.start)
-			return st, fmt.Errorf("cast: silent: %w", cast.ErrNoMulticast)
+			return fmt.Errorf("cast: silent: %w", cast.ErrNoMulticast)
 		}
 		r, err := g.run(Config{})
 		must(t, err)
@@ -259,8 +298,8 @@ func TestRetriesGrowRare(t *testing.T) {
 	g := newRig(t)
 	g.takes = 20 * time.Minute
 	synctest.Test(t, func(t *testing.T) {
-		g.join = func(context.Context, int, cast.ReceiverConfig) (cast.ReceiveStats, error) {
-			return cast.ReceiveStats{}, cast.ErrNoMulticast
+		g.feed = func(context.Context, int, cast.Feed) error {
+			return cast.ErrNoMulticast
 		}
 		_, err := g.run(Config{})
 		must(t, err)
@@ -280,11 +319,11 @@ func TestChannelEndsFetches(t *testing.T) {
 	g := newRig(t)
 	g.takes = time.Hour
 	synctest.Test(t, func(t *testing.T) {
-		g.join = func(ctx context.Context, try int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
+		g.feed = func(ctx context.Context, try int, f cast.Feed) error {
 			if try == 0 {
-				return cast.ReceiveStats{}, cast.ErrNoMulticast
+				return cast.ErrNoMulticast
 			}
-			return g.deliver(ctx, cfg, 0, chunks)
+			return g.deliver(ctx, f, 0, chunks)
 		}
 		r, err := g.run(Config{})
 		must(t, err)
@@ -299,10 +338,10 @@ func TestChannelEndsFetches(t *testing.T) {
 func TestFetchesWhatFailed(t *testing.T) {
 	g := newRig(t)
 	synctest.Test(t, func(t *testing.T) {
-		g.join = func(ctx context.Context, _ int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
-			cfg.Failed(5, cast.ErrUnavailable)
+		g.feed = func(ctx context.Context, _ int, f cast.Feed) error {
+			f.Failed(5, cast.ErrUnavailable)
 			time.Sleep(quiet / 2)
-			return g.deliver(ctx, cfg, 0, chunks)
+			return g.deliver(ctx, f, 0, chunks)
 		}
 		r, err := g.run(Config{})
 		must(t, err)
@@ -317,12 +356,12 @@ func TestFetchesWhatFailed(t *testing.T) {
 func TestQuietChannel(t *testing.T) {
 	g := newRig(t)
 	synctest.Test(t, func(t *testing.T) {
-		g.join = func(_ context.Context, _ int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
+		g.feed = func(_ context.Context, _ int, f cast.Feed) error {
 			select {
-			case <-cfg.Sink.Complete():
-				return cast.ReceiveStats{}, nil
+			case <-f.Sink.Complete():
+				return nil
 			case <-time.After(time.Hour):
-				return cast.ReceiveStats{}, errors.New("an hour went by")
+				return errors.New("an hour went by")
 			}
 		}
 		_, err := g.run(Config{})
@@ -357,8 +396,8 @@ func TestDiskFails(t *testing.T) {
 	g := newRig(t)
 	g.dev = brokenDisk{g.dev}
 	synctest.Test(t, func(t *testing.T) {
-		g.join = func(ctx context.Context, _ int, cfg cast.ReceiverConfig) (cast.ReceiveStats, error) {
-			return g.deliver(ctx, cfg, 0, chunks)
+		g.feed = func(ctx context.Context, _ int, f cast.Feed) error {
+			return g.deliver(ctx, f, 0, chunks)
 		}
 		if _, err := g.run(Config{}); !errors.Is(err, errBroken) {
 			t.Errorf("error %v, want the disk's", err)

@@ -16,6 +16,8 @@ import (
 // Image is a set of encoded chunks; it implements cast.Source.
 type Image struct {
 	Encoded [][]byte
+	// MapParts is how many of the last are parts of the chunk map.
+	MapParts int
 	// Broken chunks cannot be read.
 	Broken map[uint32]bool
 }
@@ -58,7 +60,10 @@ func (m *Image) Bytes() int {
 }
 
 // Chunks implements cast.Source.
-func (m *Image) Chunks() int { return len(m.Encoded) }
+func (m *Image) Chunks() int { return len(m.Encoded) - m.MapParts }
+
+// Parts implements cast.Source.
+func (m *Image) Parts() int { return m.MapParts }
 
 // Chunk implements cast.Source.
 func (m *Image) Chunk(_ context.Context, n uint32) ([]byte, error) {
@@ -88,8 +93,8 @@ type Sink struct {
 // NewSink returns a sink that wants the chunks for which want is true; nil is
 // all of them.
 func NewSink(m *Image, want func(n uint32) bool) *Sink {
-	s := &Sink{image: m, missing: make([]bool, m.Chunks()), complete: make(chan struct{})}
-	for n := range uint32(m.Chunks()) {
+	s := &Sink{image: m, missing: make([]bool, len(m.Encoded)), complete: make(chan struct{})}
+	for n := range uint32(len(m.Encoded)) {
 		if want == nil || want(n) {
 			s.missing[n] = true
 			s.left++

@@ -40,7 +40,7 @@ func (n *Network) newSender(m *Image, cfg cast.SenderConfig) (*Sender, error) {
 	}
 	cfg.Channel.Sender = netip.MustParseAddrPort("10.0.0.1:9000")
 	cfg.Channel.Session, cfg.Channel.Epoch, cfg.Channel.Secret = n.rnd.Uint32(), n.rnd.Uint32(), secret
-	cfg.Chunks = m.Chunks()
+	cfg.Chunks, cfg.Parts = m.Chunks(), m.Parts()
 	s, err := cast.NewSender(cfg)
 	if err != nil {
 		return nil, err
