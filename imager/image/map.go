@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
 	"math/bits"
 )
@@ -153,12 +152,12 @@ const none = ^uint32(0)
 // chunk ID that stands for two lengths is refused: one of them is a lie.
 func NewLayout(m *Map, diskSize int64) (*Layout, error) {
 	n := len(m.Entries)
-	l := &Layout{diskSize: diskSize, entries: m.Entries, number: make([]uint32, n), next: make([]uint32, n)}
-	last := newLatest(m.Entries)
+	l := &Layout{diskSize: diskSize, entries: m.Entries, number: make([]uint32, n), first: make([]uint32, 0, n), next: make([]uint32, n)}
+	latest := NewNumbers(n, func(i uint32) *ID { return &m.Entries[i].ID })
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		l.next[i] = none
-		prev, seen := last.swap(i)
+		prev, seen := latest.Set(uint32(i))
 		if !seen {
 			l.number[i] = uint32(len(l.first))
 			l.first = append(l.first, uint32(i))
@@ -172,33 +171,6 @@ func NewLayout(m *Map, diskSize int64) (*Layout, error) {
 		l.next[prev] = uint32(i)
 	}
 	return l, nil
-}
-
-// latest tells of every chunk ID its latest entry so far. It is an open hash
-// table of entry numbers plus one, at most three quarters full: a Go map from
-// IDs takes ten times the memory.
-type latest struct {
-	entries []Entry
-	seed    maphash.Seed // so that nobody can make IDs that collide
-	slots   []uint32     // as many as a power of two
-}
-
-func newLatest(entries []Entry) *latest {
-	return &latest{entries, maphash.MakeSeed(), make([]uint32, 1<<bits.Len(uint(len(entries)*4/3)))}
-}
-
-// swap makes i the latest entry of its ID and returns the one before.
-func (t *latest) swap(i int) (prev uint32, seen bool) {
-	id := &t.entries[i].ID
-	mask := uint64(len(t.slots) - 1)
-	for at := maphash.Bytes(t.seed, id[:]) & mask; ; at = (at + 1) & mask {
-		slot := t.slots[at]
-		if slot != 0 && t.entries[slot-1].ID != *id {
-			continue
-		}
-		t.slots[at] = uint32(i) + 1
-		return slot - 1, slot != 0
-	}
 }
 
 // Chunks returns how many distinct chunks the map names.

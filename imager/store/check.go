@@ -157,7 +157,7 @@ func (c *checker) pack(ctx context.Context, name string, readData bool) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("store: check: %w", err)
 		}
-		if _, err := c.d.readChunk(e.id, location{0, e.offset, e.encoded, e.size}, name); err != nil {
+		if _, err := c.d.readChunk(e, name); err != nil {
 			c.damage(path, "%v", err)
 			c.mu.Lock()
 			c.damaged[e.id] = struct{}{}
@@ -246,10 +246,10 @@ func (c *checker) tags(ctx context.Context) error {
 // unused notes what no image needs.
 func (c *checker) unused(context.Context) error {
 	var n, bytes int64
-	c.d.index.each(func(id image.ID, loc location) {
-		if _, ok := c.needed[id]; !ok {
+	c.d.index.each(func(e *entry) {
+		if _, ok := c.needed[e.id]; !ok {
 			n++
-			bytes += int64(loc.encoded)
+			bytes += int64(e.encoded)
 		}
 	})
 	if n > 0 {

@@ -217,8 +217,11 @@ func syncDir(path string) error {
 
 // Lookup implements Store.
 func (d *Dir) Lookup(id image.ID) (encodedLen, size int, ok bool) {
-	loc, _, ok := d.index.lookup(id)
-	return int(loc.encoded), int(loc.size), ok
+	e, _, ok := d.index.lookup(id)
+	if !ok {
+		return 0, 0, false
+	}
+	return int(e.encoded), int(e.size), true
 }
 
 // Has implements Store.
@@ -238,8 +241,8 @@ func (d *Dir) Has(ctx context.Context, id image.ID) (bool, error) {
 
 // Chunk implements Store.
 func (d *Dir) Chunk(ctx context.Context, id image.ID) (b []byte, err error) {
-	err = d.find(ctx, id, func(loc location, pack string) error {
-		b, err = d.readChunk(id, loc, pack)
+	err = d.find(ctx, id, func(e *entry, pack string) error {
+		b, err = d.readChunk(e, pack)
 		return err
 	})
 	return b, err
@@ -254,30 +257,30 @@ func (d *Dir) missing(id image.ID) error {
 }
 
 // readChunk reads a chunk from its place and verifies it.
-func (d *Dir) readChunk(id image.ID, loc location, pack string) ([]byte, error) {
+func (d *Dir) readChunk(e *entry, pack string) ([]byte, error) {
 	f, err := d.openPack(pack)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // opened for reading
-	b := make([]byte, loc.encoded)
-	if err := readEncoded(f, b, id, loc, pack); err != nil {
+	b := make([]byte, e.encoded)
+	if err := readEncoded(f, b, e, pack); err != nil {
 		return nil, err
 	}
-	if err := d.verify(b, id, loc, pack); err != nil {
+	if err := d.verify(b, e, pack); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// verify decodes a chunk that was read from loc and compares its hash.
-func (d *Dir) verify(encoded []byte, id image.ID, loc location, pack string) error {
+// verify decodes a chunk that was read as e says and compares its hash.
+func (d *Dir) verify(encoded []byte, e *entry, pack string) error {
 	v := d.verifiers.Get().(*verifier)
 	defer d.verifiers.Put(v)
-	_, err := v.dec.Decode(v.buf, encoded, id, int(loc.size))
+	_, err := v.dec.Decode(v.buf, encoded, e.id, int(e.size))
 	var bad *image.ChunkError
 	if errors.As(err, &bad) {
-		return &image.ChunkError{ID: id, Why: fmt.Sprintf("pack %s, %d bytes at %d: %s", shortName(pack), loc.encoded, loc.offset, bad.Why)}
+		return &image.ChunkError{ID: e.id, Why: fmt.Sprintf("pack %s, %d bytes at %d: %s", shortName(pack), e.encoded, e.offset, bad.Why)}
 	}
 	return err
 }

@@ -203,11 +203,11 @@ func (c *collector) needs(e *entry, pack string) bool {
 	if _, ok := c.needed[e.id]; !ok {
 		return false
 	}
-	loc, at, ok := c.d.index.lookup(e.id)
+	other, at, ok := c.d.index.lookup(e.id)
 	if !ok || at == pack {
 		return true
 	}
-	_, err := c.d.readChunk(e.id, loc, at)
+	_, err := c.d.readChunk(other, at)
 	return err != nil
 }
 
@@ -216,7 +216,7 @@ func (c *collector) needs(e *entry, pack string) bool {
 func (c *collector) move(ctx context.Context, name string, live []entry) (sound bool, err error) {
 	for i := range live {
 		e := &live[i]
-		b, err := c.d.readChunk(e.id, location{0, e.offset, e.encoded, e.size}, name)
+		b, err := c.d.readChunk(e, name)
 		if err != nil {
 			c.d.log.Warn("store: gc leaves a damaged pack alone", "pack", name, "err", err)
 			return false, nil

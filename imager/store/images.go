@@ -63,12 +63,17 @@ func (d *Dir) readFile(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("store: read %s: %v", name, err)
+		return nil, fmt.Errorf("store: %w", err)
 	}
-	if len(b) > maxFile {
+	if info.Size() > maxFile {
 		return nil, fmt.Errorf("store: %s is larger than %d bytes: %w", name, maxFile, image.ErrFormat)
+	}
+	// A file of the store never changes once it has its name.
+	b := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, fmt.Errorf("store: read %s: %v", name, err)
 	}
 	return b, nil
 }

@@ -1,10 +1,14 @@
 package store
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
+
+	"github.com/zeebo/blake3"
 
 	"huck/imager/image"
 )
@@ -89,36 +93,48 @@ func readTable(r io.ReaderAt, fileSize int64) ([]entry, image.ID, error) {
 	if string(tail[40:]) != packEnd || n > maxPackChunks || n*packEntry > fileSize-packHeader-packTrailer {
 		return nil, image.ID{}, fmt.Errorf("no trailer of version 1: %w", errPack)
 	}
-	b := make([]byte, n*packEntry)
-	end := fileSize - packTrailer - int64(len(b))
-	if err := readFull(r, b, end); err != nil {
+	end := fileSize - packTrailer - n*packEntry
+	entries, name, err := readEntries(io.NewSectionReader(r, end, n*packEntry), int(n))
+	if err != nil {
 		return nil, image.ID{}, err
 	}
-	name := image.ID(tail[:32])
-	if got := image.Sum(b); got != name {
-		return nil, image.ID{}, fmt.Errorf("table hashes to %s, trailer says %s: %w", got.Short(), name.Short(), errPack)
+	if want := image.ID(tail[:32]); name != want {
+		return nil, image.ID{}, fmt.Errorf("table hashes to %s, trailer says %s: %w", name.Short(), want.Short(), errPack)
 	}
-	entries, err := parseTable(b, end)
-	return entries, name, err
+	return entries, name, checkEntries(entries, end)
 }
 
-// parseTable reads a table whose chunks end at byte end of the pack.
-func parseTable(b []byte, end int64) ([]entry, error) {
-	entries := make([]entry, len(b)/packEntry)
-	at := uint64(packHeader)
+// readEntries reads a table of n entries, unchecked, and returns its hash, too.
+// It goes through little memory: many tables are read at once.
+func readEntries(r io.Reader, n int) ([]entry, image.ID, error) {
+	sum := blake3.New()
+	buffered := bufio.NewReaderSize(io.TeeReader(r, sum), 32<<10)
+	entries := make([]entry, n)
+	var b [packEntry]byte
 	for i := range entries {
-		p := b[i*packEntry:]
-		offset := binary.LittleEndian.Uint64(p[32:])
-		e := entry{id: image.ID(p[:32]), offset: uint32(offset),
-			encoded: binary.LittleEndian.Uint32(p[40:]), size: binary.LittleEndian.Uint32(p[44:])}
-		if e.size > image.RegionSize || e.encoded > e.size || e.encoded == 0 ||
-			offset < at || offset > uint64(end) || uint64(e.encoded) > uint64(end)-offset {
-			return nil, fmt.Errorf("chunk %s: %d bytes encoded as %d at %d: %w", e.id.Short(), e.size, e.encoded, offset, errPack)
+		if _, err := io.ReadFull(buffered, b[:]); err != nil {
+			return nil, image.ID{}, fmt.Errorf("read table: %v", err)
 		}
-		at = offset + uint64(e.encoded)
-		entries[i] = e
+		entries[i] = entry{id: image.ID(b[:32]),
+			// No pack is so long that the largest number would do for more.
+			offset:  uint32(min(binary.LittleEndian.Uint64(b[32:]), math.MaxUint32)),
+			encoded: binary.LittleEndian.Uint32(b[40:]), size: binary.LittleEndian.Uint32(b[44:])}
 	}
-	return entries, nil
+	return entries, image.ID(sum.Sum(nil)), nil
+}
+
+// checkEntries checks a table whose chunks end at byte end of the pack.
+func checkEntries(entries []entry, end int64) error {
+	at := int64(packHeader)
+	for i := range entries {
+		e := &entries[i]
+		offset, encoded := int64(e.offset), int64(e.encoded)
+		if e.size > image.RegionSize || e.encoded > e.size || e.encoded == 0 || offset < at || encoded > end-offset {
+			return fmt.Errorf("chunk %s: %d bytes encoded as %d at %d: %w", e.id.Short(), e.size, e.encoded, offset, errPack)
+		}
+		at = offset + encoded
+	}
+	return nil
 }
 
 // readFull fills b from r at off. io.ReaderAt may return io.EOF beside a full

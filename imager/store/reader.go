@@ -41,14 +41,14 @@ type openPack struct {
 
 // Encoded implements Reader.
 func (r *dirReader) Encoded(ctx context.Context, id image.ID, buf []byte) ([]byte, error) {
-	err := r.d.find(ctx, id, func(loc location, pack string) error {
+	err := r.d.find(ctx, id, func(e *entry, pack string) error {
 		p, err := r.open(pack)
 		if err != nil {
 			return err
 		}
 		defer r.release(p)
-		buf = slices.Grow(buf[:0], int(loc.encoded))[:loc.encoded]
-		return readEncoded(p, buf, id, loc, pack)
+		buf = slices.Grow(buf[:0], int(e.encoded))[:e.encoded]
+		return readEncoded(p, buf, e, pack)
 	})
 	return buf, err
 }
@@ -106,15 +106,15 @@ func (r *dirReader) Close() error {
 
 // find calls read with the place of a chunk. Where the pack is gone, or the
 // index does not know the chunk, it looks again and reads once more.
-func (d *Dir) find(ctx context.Context, id image.ID, read func(loc location, pack string) error) error {
+func (d *Dir) find(ctx context.Context, id image.ID, read func(e *entry, pack string) error) error {
 	// The second round is for a chunk that is new, or that GC moved.
 	for round := 0; ; round++ {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
-		loc, pack, ok := d.index.lookup(id)
+		e, pack, ok := d.index.lookup(id)
 		if ok {
-			err := read(loc, pack)
+			err := read(e, pack)
 			if err == nil || !errors.Is(err, fs.ErrNotExist) || round > 0 {
 				return err
 			}
@@ -136,10 +136,10 @@ func (d *Dir) openPack(name string) (*os.File, error) {
 	return f, nil
 }
 
-// readEncoded fills b with the chunk at loc of a pack.
-func readEncoded(f io.ReaderAt, b []byte, id image.ID, loc location, pack string) error {
-	if err := readFull(f, b, int64(loc.offset)); err != nil {
-		return &image.ChunkError{ID: id, Why: fmt.Sprintf("pack %s: %v", shortName(pack), err)}
+// readEncoded fills b with a chunk of a pack.
+func readEncoded(f io.ReaderAt, b []byte, e *entry, pack string) error {
+	if err := readFull(f, b, int64(e.offset)); err != nil {
+		return &image.ChunkError{ID: e.id, Why: fmt.Sprintf("pack %s: %v", shortName(pack), err)}
 	}
 	return nil
 }

@@ -200,7 +200,8 @@ func (w *dirWriter) seal(p *packFile) error {
 		return fmt.Errorf("store: write pack: %w", err)
 	}
 	// What is about to be acknowledged must be what a reader will find.
-	if _, got, err := readTable(p.f, int64(p.size)); err != nil || got != p.name {
+	entries, got, err := readTable(p.f, int64(p.size))
+	if err != nil || got != p.name {
 		discard(p.f)
 		return fmt.Errorf("store: pack reads back differently: %v", err)
 	}
@@ -208,7 +209,7 @@ func (w *dirWriter) seal(p *packFile) error {
 	if err := w.d.commit(p.f, filepath.Join(packDir, name+packSuffix), os.Rename); err != nil {
 		return err
 	}
-	w.d.index.add(name, p.entries)
+	w.d.index.add(name, entries)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.written[name] = true
