@@ -183,15 +183,16 @@ func (r *runs) add(done run) {
 	rec.n++
 }
 
-// repairQueue holds what is wanted of chunks that flew by, in the order the
-// first request for each came.
+// repairQueue holds what is wanted of parts of the chunk map and of chunks that
+// flew by, each in the order the first request for it came, the parts first.
 type repairQueue struct {
-	want  map[uint32]protocol.Entry
-	order []uint32
+	want   map[uint32]protocol.Entry
+	order  []uint32
+	chunks uint32 // the number of the first part
 }
 
-func newRepairQueue() repairQueue {
-	return repairQueue{want: make(map[uint32]protocol.Entry)}
+func newRepairQueue(chunks int) repairQueue {
+	return repairQueue{want: make(map[uint32]protocol.Entry), chunks: uint32(chunks)}
 }
 
 func (q *repairQueue) len() int                      { return len(q.order) }
@@ -200,7 +201,13 @@ func (q *repairQueue) entry(c uint32) protocol.Entry { return q.want[c] }
 
 func (q *repairQueue) add(c uint32, from, n uint8) {
 	q.want[c] = protocol.Entry{Chunk: c, Count: 1, From: from, N: n}
-	q.order = append(q.order, c)
+	at := len(q.order)
+	if c >= q.chunks {
+		for at > 0 && q.order[at-1] < q.chunks {
+			at--
+		}
+	}
+	q.order = slices.Insert(q.order, at, c)
 }
 
 // merge widens what is queued of chunk c to what e asks, too, and reports

@@ -61,6 +61,8 @@ func (s *Sender) begin(now time.Time) bool {
 		s.fresh.remove(c)
 		s.pos = c + 1
 		s.sinceFresh = 0
+	}
+	if !s.part(c) {
 		s.hold = time.Time{}
 	}
 	s.dirty = true
@@ -71,10 +73,13 @@ func (s *Sender) begin(now time.Time) bool {
 // pick chooses the next chunk: repairs first, since receivers hold memory for
 // them, but not for ever.
 func (s *Sender) pick(now time.Time) (c uint32, repair, ok bool) {
-	held := now.Before(s.hold)
-	if s.sinceFresh < repairBurst || s.fresh.count == 0 || held {
-		if c, ok := s.pickRepair(); ok || held {
-			return c, true, ok
+	if now.Before(s.hold) {
+		c, ok = s.pickRepair()
+		return c, true, ok && s.part(c)
+	}
+	if s.sinceFresh < repairBurst || s.fresh.count == 0 {
+		if c, ok := s.pickRepair(); ok {
+			return c, true, true
 		}
 	}
 	// A chunk that is still being read is passed over only if one after it

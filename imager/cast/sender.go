@@ -101,7 +101,7 @@ type Sender struct {
 
 	tokens     float64 // bytes that may be sent at paced
 	paced      time.Time
-	hold       time.Time // no whole chunk before; zero when there was one
+	hold       time.Time // no chunk before, parts of the map aside; zero when there was one
 	holdEnd    time.Time // to which newcomers can put hold off
 	lastActive time.Time
 	announced  time.Time // the last announcement
@@ -132,7 +132,7 @@ func NewSender(cfg SenderConfig) (*Sender, error) {
 		key:         key,
 		peers:       newPeers(cfg.Channel),
 		fresh:       newChunkSet(cfg.Chunks + cfg.Parts),
-		repairs:     newRepairQueue(),
+		repairs:     newRepairQueue(cfg.Chunks),
 		sent:        newRuns(),
 		pace:        pace.New(pace.Config{Max: cfg.Rate, Floor: cfg.Floor, Polite: cfg.Polite}),
 		parity:      newParity(),
@@ -329,7 +329,7 @@ func (s *Sender) Timer(now time.Time) time.Time {
 		return now
 	}
 	if s.run.left == 0 && !s.ready(now) {
-		if now.Before(s.hold) && s.fresh.count > 0 && (t.IsZero() || s.hold.Before(t)) {
+		if now.Before(s.hold) && s.Active() && (t.IsZero() || s.hold.Before(t)) {
 			t = s.hold
 		}
 		return t
