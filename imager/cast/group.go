@@ -13,6 +13,9 @@ const (
 	// packets to tell loss from chance, and four of them find a tenfold slower
 	// link in half a second.
 	reportGap = 100 * time.Millisecond
+	// rampGap is that while the rate doubles with every round of reports, which
+	// from 20 Mbit/s to a fast link's is most of the time that a sender loses.
+	rampGap = 60 * time.Millisecond
 	// reportLoad is how many reports a second a group may make in all.
 	reportLoad = 400
 	// reportMax is the longest time between two reports, which a group of 2000
@@ -61,7 +64,11 @@ func (s *Sender) meet(now time.Time, p *peer) {
 
 // reportEvery is how often each receiver is to report.
 func (s *Sender) reportEvery() time.Duration {
-	return min(max(reportGap, time.Duration(s.members)*time.Second/reportLoad), reportMax)
+	gap := reportGap
+	if s.pace.Ramping() {
+		gap = rampGap
+	}
+	return min(max(gap, time.Duration(s.members)*time.Second/reportLoad), reportMax)
 }
 
 // report hands what a receiver saw to the pace; false is a report that cannot

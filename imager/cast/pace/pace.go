@@ -244,6 +244,9 @@ func (c *Controller) Idle(now time.Time) {
 	c.restart(now, max(c.rate*(1-idle.Seconds()/idleHalf.Seconds()/2), startRate))
 }
 
+// Ramping reports whether the rate doubles with every round of reports.
+func (c *Controller) Ramping() bool { return c.ramp }
+
 // HostLimited tells that the host could not send as fast as Rate says.
 func (c *Controller) HostLimited(now time.Time) {
 	if !c.refused(now) {
