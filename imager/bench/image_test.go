@@ -104,6 +104,15 @@ func TestTimed(t *testing.T) {
 	}
 }
 
+// TestImageRatio wants the rounds compared one by one: of a machine that was slow
+// for a while the medians of the times say something else.
+func TestImageRatio(t *testing.T) {
+	b := &imageBench{jobs: []*job{{Name: "ours", Seconds: []float64{1, 4, 3}}, {Name: "theirs", Seconds: []float64{2, 8, 1}}, {Name: "other", Seconds: []float64{1, 1, 1}}}}
+	if r := b.ratio("ours", "theirs", "other"); r != (summary{Median: 0.5, Min: 0.5, Max: 3}) {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestImageVerdicts has every figure on the wrong side of its bar, then on the
 // right one.
 func TestImageVerdicts(t *testing.T) {

@@ -125,8 +125,8 @@ func (b *imageBench) install(ctx context.Context, blank bool) (usage, int64, err
 	return u, r.Received["store"], nil
 }
 
-// planJobs find the image on the target. Everything is read from the disk.
-func (b *imageBench) planJobs() []*job {
+// readJobs read the used bytes, from the disk: ours finds the image on the target.
+func (b *imageBench) readJobs() []*job {
 	return []*job{
 		{Name: "install, all in place", About: "imager install onto the same again; target not in memory", run: func(ctx context.Context) (usage, error) {
 			if err := evict(b.path("target")); err != nil {
@@ -144,8 +144,11 @@ func (b *imageBench) planJobs() []*job {
 			}
 			return timed(ctx, nil, "dd", "if="+b.path("used"), "of=/dev/null", "bs=1M")
 		}},
-		{Name: "install, 3 % changed", About: "imager install after a byte in 3 % of the regions has changed; target not in memory", run: b.reimage},
 	}
+}
+
+func (b *imageBench) reimageJob() *job {
+	return &job{Name: "install, 3 % changed", About: "imager install after a byte in 3 % of the regions has changed; target not in memory", run: b.reimage}
 }
 
 // reimage damages the target and installs anew.
@@ -299,7 +302,7 @@ func (b *imageBench) large(ctx context.Context) error {
 		return b.imager(ctx, nil, &r, "install", b.name, "--to", "discard")
 	}}
 	b.jobs = append(b.jobs, j)
-	if err := b.once(ctx, j, b.cmd.Runs-1); err != nil {
+	if err := b.once(ctx, j, 0, 1); err != nil {
 		return err
 	}
 	idle, err := timed(ctx, nil, b.work.imager, "--help")
