@@ -41,9 +41,10 @@ type comparer struct {
 // fails or ctx is done.
 func (c *comparer) run(ctx context.Context, cores int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(2*cores, maxReaders) {
+	readers := min(2*cores, maxReaders)
+	for bufs := disk.Buffer(readers * windowSize); len(bufs) > 0; bufs = bufs[windowSize:] {
 		g.Go(func() error {
-			buf := disk.Buffer(windowSize)
+			buf := bufs[:windowSize:windowSize]
 			for {
 				if err := ctx.Err(); err != nil {
 					return err
