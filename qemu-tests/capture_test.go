@@ -51,6 +51,7 @@ func TestCaptureFromNode(t *testing.T) {
 	order := []string{"capture", node, "--name", "changed", "--then", "poweroff"}
 	_, err := s.Bootserver(s.ctx, order...)
 	s.must(err)
+	s.must(s.Network.LimitSending(s.ctx, m.Tap(), 4_000_000)) // there is progress every two seconds
 	from = s.Events.Len()
 	s.must(m.PowerOn())
 	_, err = s.Progress(s.ctx, node, from, 0.4)

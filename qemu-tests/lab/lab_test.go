@@ -107,6 +107,42 @@ func TestLossAtOnePort(t *testing.T) {
 	}
 }
 
+// TestLimitSending floods from behind a port that takes little.
+func TestLimitSending(t *testing.T) {
+	const packets, size, rate = 3000, 1000, 500_000
+	n := network(t)
+	run(t, n, "ip", "link", "add", "port", "type", "veth", "peer", "name", "far")
+	run(t, n, "ip", "link", "set", "port", "master", "br0", "up")
+	run(t, n, "ip", "link", "set", "far", "up")
+	if err := n.LimitSending(t.Context(), "port", rate); err != nil {
+		t.Fatal(err)
+	}
+	run(t, n, "ip", "addr", "add", "10.99.0.1/24", "dev", "far")
+	run(t, n, "ip", "neighbour", "add", "10.99.0.9", "lladdr", "52:54:00:00:00:09", "dev", "far")
+	for _, dev := range []string{"port", "far"} { // before that the kernel drops all
+		for !strings.Contains(run(t, n, "ip", "-o", "link", "show", dev), "state UP") {
+			if t.Context().Err() != nil {
+				t.Fatalf("%s does not come up", dev)
+			}
+		}
+	}
+	start := time.Now()
+	send(t, n, packets, "10.99.0.9")
+	took := time.Since(start)
+	_, counter, _ := strings.Cut(run(t, n, "nft", "list", "table", "netdev", "limit-port"), "counter packets ")
+	var dropped int
+	if _, err := fmt.Sscan(counter, &dropped); err != nil {
+		t.Fatal(err)
+	}
+	// What passes is the burst, to which nft adds a second's worth, and the rate's
+	// part of the time.
+	const least = 256<<10 + rate
+	most := (least + rate*took.Seconds()) / size * 1.1
+	if passed := packets - dropped; float64(passed) > most || passed < least/size*9/10 {
+		t.Errorf("%d of %d packets passed in %v, want at most %.0f", passed, packets, took, most)
+	}
+}
+
 func TestLimitMulticast(t *testing.T) {
 	n := network(t)
 	run(t, n, "ip", "route", "add", "224.0.0.0/4", "dev", lab.Interface)

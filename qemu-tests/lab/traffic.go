@@ -100,6 +100,23 @@ table netdev loss-%[1]s {
 	return nil
 }
 
+// LimitSending drops what comes from a tap faster than a rate in bytes per second,
+// as a policing switch does: TCP settles a little below it. Call it once per tap.
+func (n *Network) LimitSending(ctx context.Context, tap string, rate int) error {
+	rules := fmt.Sprintf(`
+table netdev limit-%[1]s {
+	chain drop-most {
+		type filter hook ingress device %[1]q priority 0;
+		limit rate over %[2]d bytes/second burst 256 kbytes counter drop
+	}
+}
+`, tap, rate)
+	if err := n.nft(ctx, rules); err != nil {
+		return fmt.Errorf("lab: limit sending: %v", err)
+	}
+	return nil
+}
+
 // LimitMulticast holds what the server sends by IPv4 multicast to a rate in
 // bits per second, by a queue on its own interface: the sender blocks and
 // loses nothing.
