@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// maxBuffers bounds the chunks on their way to the disk, 12 MiB. With the
+	// maxBuffers bounds the chunks on their way to the disk, 16 MiB. With the
 	// windows and the workers' memory that leaves most of the 96 MiB that a
 	// receiver may use to the transport and to the collector's slack.
-	maxBuffers = 48
+	maxBuffers = 64
 	// bufferSize is what each takes: a region, image.DecodeSlack, and what brings
 	// the next one to an aligned address.
 	bufferSize = image.RegionSize + disk.Align

@@ -14,7 +14,7 @@ import (
 const (
 	// writers keep that many writes under way: what the processors have to do
 	// between two of them keeps no disk waiting.
-	writers = 4
+	writers = 6
 	// maxBatch is how many chunks a writer sorts and joins at a time, and
 	// maxWrite the longest single write, in bytes.
 	maxBatch = 8
