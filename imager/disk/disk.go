@@ -65,26 +65,11 @@ type Reserver interface {
 // package bypass the page cache, whatever the device's sector size.
 const Align = 4096
 
-// largePage is the length in bytes of the memory that the kernel may have in one
-// piece (transparent huge pages). A disk takes that as one segment, where it takes
-// a hundred times as many of single pages, and fewer of them in one write.
-const largePage = 2 << 20
-
-// Buffer returns n bytes of zeroed memory that start at a multiple of Align. From
-// 2 MiB on it is in large pages where the kernel has them: many buffers are best
-// cut from one.
+// Buffer returns n bytes of zeroed memory that start at a multiple of Align.
 func Buffer(n int) []byte {
-	align := Align
-	if n >= largePage {
-		align = largePage
-	}
-	b := make([]byte, n+align)
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & uintptr(align-1))
-	b = b[skip : skip+n : skip+n]
-	if n >= largePage {
-		useLargePages(b)
-	}
-	return b
+	b := make([]byte, n+Align)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (Align - 1))
+	return b[skip : skip+n : skip+n]
 }
 
 // IsZero reports whether b is all zeros.

@@ -381,7 +381,3 @@ func reread(path string) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
-
-// useLargePages asks for large pages for memory that starts at one's boundary and
-// has not been used. A hint: without them all goes as well, only slower.
-func useLargePages(b []byte) { _ = unix.Madvise(b[:len(b)&^(Align-1)], unix.MADV_HUGEPAGE) }

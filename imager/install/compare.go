@@ -41,10 +41,9 @@ type comparer struct {
 // fails or ctx is done.
 func (c *comparer) run(ctx context.Context, cores int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	readers := min(2*cores, maxReaders)
-	for bufs := disk.Buffer(readers * windowSize); len(bufs) > 0; bufs = bufs[windowSize:] {
+	for range min(2*cores, maxReaders) {
 		g.Go(func() error {
-			buf := bufs[:windowSize:windowSize]
+			buf := disk.Buffer(windowSize)
 			for {
 				if err := ctx.Err(); err != nil {
 					return err

@@ -21,9 +21,6 @@ const (
 	// windows and the workers' memory that leaves most of the 96 MiB that a
 	// receiver may use to the transport and to the collector's slack.
 	maxBuffers = 64
-	// bufferSize is what each takes: a region, image.DecodeSlack, and what brings
-	// the next one to an aligned address.
-	bufferSize = image.RegionSize + disk.Align
 	// progressEvery is how often Options.Progress is called.
 	progressEvery = 200 * time.Millisecond
 )
@@ -39,7 +36,7 @@ type Job struct {
 	state *state
 
 	// buffers are the free ones of maxBuffers, workers the free ones of
-	// Options.Workers, which are empty at first and made on first use.
+	// Options.Workers; both are filled with empty ones and made on first use.
 	buffers chan *write
 	workers chan *worker
 	// queue holds what is to be written; it has room for all buffers. The one
@@ -99,8 +96,8 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		workers: make(chan *worker, opt.Workers),
 		queue:   make(chan *write, maxBuffers), batching: make(chan struct{}, 1),
 	}
-	for all := disk.Buffer(maxBuffers * bufferSize); len(all) > 0; all = all[bufferSize:] {
-		j.buffers <- &write{buf: all[:bufferSize:bufferSize]}
+	for range maxBuffers {
+		j.buffers <- nil
 	}
 	for range opt.Workers {
 		j.workers <- nil

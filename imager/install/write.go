@@ -86,6 +86,9 @@ func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if out == nil {
+		out = &write{buf: disk.Buffer(image.RegionSize + image.DecodeSlack)}
+	}
 	defer func() {
 		if err != nil {
 			j.buffers <- out
