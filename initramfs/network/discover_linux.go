@@ -33,9 +33,20 @@ func Bind(ifname string) func(network, address string, c syscall.RawConn) error 
 // Discover asks the link of a lease for a boot server until one answers or ctx
 // is done, and returns its URL. BOOTING.md of the boot server has the protocol.
 func Discover(ctx context.Context, l Lease) (*url.URL, error) {
+	u, err := discover(ctx, l)
+	switch {
+	case err == nil:
+		return u, nil
+	case ctx.Err() != nil: // whichever call it was that noticed
+		return nil, fmt.Errorf("network: no boot server answers on %s's link", l.Interface)
+	}
+	return nil, fmt.Errorf("network: look for a boot server on %s: %v", l.Interface, err)
+}
+
+func discover(ctx context.Context, l Lease) (*url.URL, error) {
 	conn, to, err := discoverySocket(ctx, l)
 	if err != nil {
-		return nil, fmt.Errorf("network: look for a boot server on %s: %v", l.Interface, err)
+		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -44,11 +55,11 @@ func Discover(ctx context.Context, l Lease) (*url.URL, error) {
 	question := api.AppendDiscoveryQuestion(nil, nonce)
 	buf := make([]byte, 512)
 	for {
-		if _, err := conn.WriteTo(question, to); err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENETUNREACH) {
-			return nil, fmt.Errorf("network: look for a boot server on %s: %v", l.Interface, err)
+		if _, err := conn.WriteTo(question, to); err != nil && !errors.Is(err, unix.ENETUNREACH) {
+			return nil, err
 		}
 		if err := conn.SetReadDeadline(time.Now().Add(discoverEvery)); err != nil {
-			return nil, closed(ctx, err)
+			return nil, err
 		}
 		for {
 			n, _, err := conn.ReadFrom(buf)
@@ -56,10 +67,7 @@ func Discover(ctx context.Context, l Lease) (*url.URL, error) {
 				break
 			}
 			if err != nil {
-				if ctx.Err() != nil {
-					return nil, fmt.Errorf("network: no boot server answers on %s's link", l.Interface)
-				}
-				return nil, fmt.Errorf("network: look for a boot server on %s: %v", l.Interface, err)
+				return nil, err
 			}
 			if got, u, err := api.ParseDiscoveryAnswer(buf[:n]); err == nil && got == nonce {
 				return u, nil
