@@ -36,7 +36,7 @@ func serve(t *testing.T, dir string, served chan<- string) int {
 	t.Cleanup(func() {
 		cancel()
 		began := time.Now()
-		if err := <-done; err != nil || time.Since(began) > time.Second {
+		if err := <-done; err != nil || time.Since(began) > 5*time.Second {
 			t.Errorf("Run ended with %v after %v", err, time.Since(began))
 		}
 	})
@@ -262,16 +262,16 @@ func TestFlood(t *testing.T) {
 	if block, _ = reply(t, c); block[:4] != "\x00\x03\x00\x02" {
 		t.Fatalf("second block %q", block[:4])
 	}
-	answered := 0
-	for range 20 { // of the same address
+	for n := range 20 { // of the same address, which may have 8 at a time
 		flood := ask(t, port, wish)
+		if n < 7 {
+			reply(t, flood)
+			continue
+		}
 		flood.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if _, _, err := flood.ReadFrom(make([]byte, 600)); err == nil {
-			answered++
+			t.Errorf("%d transfers beside another of one address", n+1)
 		}
-	}
-	if answered != 7 {
-		t.Errorf("%d transfers beside another of one address, want 7", answered)
 	}
 	for i := range 600 { // of 200 addresses
 		local := &net.UDPAddr{IP: net.IPv4(127, 0, 1, byte(i%200))}
@@ -351,7 +351,7 @@ func TestShutdownBesideDeadClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if err := stop(); err != nil || time.Since(began) > time.Second {
+	if err := stop(); err != nil || time.Since(began) > 5*time.Second {
 		t.Errorf("ended with %v after %v", err, time.Since(began))
 	}
 }
