@@ -65,11 +65,26 @@ type Reserver interface {
 // package bypass the page cache, whatever the device's sector size.
 const Align = 4096
 
-// Buffer returns n bytes of zeroed memory that start at a multiple of Align.
+// LargePage is the length in bytes of the memory that the kernel may have in one
+// piece (transparent huge pages). A disk takes that as one segment, where it takes
+// hundreds of single pages, and not all of them in one request.
+const LargePage = 2 << 20
+
+// Buffer returns n bytes of zeroed memory that start at a multiple of Align. From
+// LargePage on it is in large pages where the kernel has them: buffers are best
+// cut from one such.
 func Buffer(n int) []byte {
-	b := make([]byte, n+Align)
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (Align - 1))
-	return b[skip : skip+n : skip+n]
+	align := Align
+	if n >= LargePage {
+		align = LargePage
+	}
+	b := make([]byte, n+align)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & uintptr(align-1))
+	b = b[skip : skip+n : skip+n]
+	if n >= LargePage {
+		useLargePages(b)
+	}
+	return b
 }
 
 // IsZero reports whether b is all zeros.

@@ -204,18 +204,26 @@ func aligned(p []byte, off int64) bool {
 	return len(p) > 0 && (uint64(off)|uint64(len(p))|uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))))&(Align-1) == 0
 }
 
-// ReadAt reads a file through the page cache, which others may have warmed,
-// and a block device past it, so that planning does not fill the memory.
+// ReadAt names where reading failed.
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
-	f := d.f
-	if d.direct != nil && d.sector != 0 && aligned(p, off) && off+int64(len(p)) <= d.size {
-		f = d.direct
-	}
-	n, err := f.ReadAt(p, off)
+	n, err := d.read(p, off)
 	if err != nil {
 		return n, fmt.Errorf("disk: read %s at %d: %w", d.path, off+int64(n), cause(err))
 	}
 	return n, nil
+}
+
+// read reads a device that is written to past the page cache, if that is
+// possible: planning is not to fill the memory, and to copy all that is read
+// takes longer than reading it from many a disk.
+func (d *device) read(p []byte, off int64) (int, error) {
+	if d.direct != nil && aligned(p, off) && off+int64(len(p)) <= d.size {
+		n, err := d.direct.ReadAt(p, off)
+		if err == nil || !errors.Is(err, unix.EINVAL) { // see write
+			return n, err
+		}
+	}
+	return d.f.ReadAt(p, off)
 }
 
 // WriteV gives all buffers to the kernel at once if it can write them past the
@@ -381,3 +389,7 @@ func reread(path string) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// useLargePages asks for large pages for memory that starts at one's boundary and
+// has not been used. A hint: without them all goes as well, only slower.
+func useLargePages(b []byte) { _ = unix.Madvise(b[:len(b)&^(Align-1)], unix.MADV_HUGEPAGE) }

@@ -205,10 +205,13 @@ func TestNoDisk(t *testing.T) {
 }
 
 func TestBuffer(t *testing.T) {
-	for _, n := range []int{0, 1, 4096, 100000} {
+	for _, n := range []int{0, 1, 4096, 100000, disk.LargePage, 5<<20 + 1} {
 		b := disk.Buffer(n)
 		if len(b) != n || cap(b) != n || uintptr(unsafe.Pointer(unsafe.SliceData(b)))%disk.Align != 0 {
 			t.Errorf("%d: %d bytes, capacity %d, at %p", n, len(b), cap(b), b)
+		}
+		if !disk.IsZero(b) {
+			t.Errorf("%d: not zeros", n)
 		}
 	}
 }
