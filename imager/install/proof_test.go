@@ -16,12 +16,9 @@ import (
 	"huck/imager/disk"
 	"huck/imager/image"
 	"huck/imager/install"
+	"huck/imager/install/prooftest"
 	"huck/imager/store"
 )
-
-// gone fills the files that are deleted before the capture: no image may hold
-// it.
-const gone = "\xfe\xffa deleted file\xff"
 
 // proof is a row of the matrix: a filesystem as its own mkfs makes it, that has
 // to go through capture and install and be none the worse for it.
@@ -112,14 +109,14 @@ func (p proof) run(t *testing.T) {
 	if filler == nil {
 		needKernel(t, p.kind)
 		filler = func(t *testing.T, dev string) {
-			mounted(t, dev, p.kind, "rw", func(dir string) { populate(t, dir); removeGone(t, dir) })
+			mounted(t, dev, p.kind, "rw", func(dir string) { must(t, prooftest.Populate(dir), prooftest.RemoveGone(dir)) })
 		}
 		same = func(t *testing.T, a, b string) {
 			var states [2]string
 			for i, dev := range []string{a, b} {
 				mounted(t, dev, p.kind, "ro", func(dir string) { states[i] = treeState(t, dir) })
 			}
-			wantState(t, states[0], states[1])
+			must(t, prooftest.Same(states[0], states[1]))
 		}
 	}
 	filler(t, dev)
@@ -137,10 +134,10 @@ func (p proof) run(t *testing.T) {
 	if max(used-byItself, byItself-used)*50 > byItself {
 		t.Errorf("%d bytes used, the filesystem says %d", used, byItself)
 	}
-	if left := occurrences(t, img, st); left > 0 && !p.fine || left*int64(len(gone)) > res.SurplusBytes {
-		t.Errorf("the image holds %d bytes of deleted files, %d were taken to fill blocks", left*int64(len(gone)), res.SurplusBytes)
+	if left := occurrences(t, img, st); left > 0 && !p.fine || left*int64(len(prooftest.Gone)) > res.SurplusBytes {
+		t.Errorf("the image holds %d bytes of deleted files, %d were taken to fill blocks", left*int64(len(prooftest.Gone)), res.SurplusBytes)
 	} else if left > 0 {
-		t.Logf("%d bytes of deleted files are in blocks that others share", left*int64(len(gone)))
+		t.Logf("%d bytes of deleted files are in blocks that others share", left*int64(len(prooftest.Gone)))
 	}
 
 	target := p.install(t, source, img, st)
@@ -276,7 +273,7 @@ func occurrences(t *testing.T, img *image.Image, st store.Store) (n int64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n += int64(bytes.Count(chunk, []byte(gone)))
+		n += int64(bytes.Count(chunk, []byte(prooftest.Gone)))
 	}
 	return n
 }

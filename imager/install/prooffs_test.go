@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,90 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/disk/disktest"
+	"huck/imager/install/prooftest"
 )
 
-// populate makes files of all kinds in dir: many small ones, deep folders, a
-// long one, sparse ones, hard links, attributes. A third of the bytes is in
-// files called gone-…, to be removed.
-func populate(t *testing.T, dir string) {
+// must fails the test on the first error.
+func must(t *testing.T, errs ...error) {
 	t.Helper()
-	plainFiles(t, dir)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	deep := dir
-	for i := range 40 {
-		deep = filepath.Join(deep, fmt.Sprint("deep-", i))
-	}
-	must(os.MkdirAll(deep, 0o750))
-	must(os.WriteFile(filepath.Join(deep, "bottom"), []byte("of it all"), 0o4711))
-	sparse, err := os.Create(filepath.Join(dir, "sparse"))
-	must(err)
-	for _, at := range []int64{0, 3 * mib, 7*mib + 123} {
-		_, err := sparse.WriteAt([]byte(strings.Repeat("data ", 3000)), at)
-		must(err)
-	}
-	must(sparse.Truncate(20 * mib))
-	must(sparse.Close())
-	must(os.Link(filepath.Join(dir, "huge"), filepath.Join(dir, "d1", "link")))
-	must(os.Symlink(strings.Repeat("a/long/link/", 10), filepath.Join(dir, "symlink")))
-	for i := range 20 {
-		name := filepath.Join(dir, "d2", fmt.Sprint("small-", 2+7*i))
-		must(unix.Setxattr(name, "user.huck", bytes.Repeat([]byte{byte(i)}, 1+i*40), 0))
-	}
-	must(os.Chown(filepath.Join(dir, "d3"), 1234, 4321))
-}
-
-// plainFiles makes what every filesystem can hold.
-func plainFiles(t *testing.T, dir string) {
-	t.Helper()
-	r := rand.NewChaCha8([32]byte{5})
-	write := func(name string, n int, mode fs.FileMode) {
-		t.Helper()
-		b := bytes.Repeat([]byte(gone), n/len(gone)+1)[:n]
-		if !strings.HasPrefix(filepath.Base(name), "gone-") {
-			_, _ = r.Read(b) // never fails
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), b, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 7 {
-		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint("d", i)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 280 {
-		write(fmt.Sprintf("d%d/small-%d", i%7, i), int(r.Uint64()%4000), fs.FileMode(0o600+i%64))
-		if i%4 == 0 {
-			write(fmt.Sprintf("d%d/gone-%d", i%7, i), 9000+int(r.Uint64()%200_000), 0o644)
-			write(fmt.Sprintf("d%d/large-%d", i%7, i), int(r.Uint64()%200_000), 0o644)
-		}
-	}
-	write("huge", 9*mib+17, 0o600)
-}
-
-func removeGone(t *testing.T, dir string) {
-	t.Helper()
-	f, err := os.Open(dir)
-	if err != nil {
+	if err := cmp.Or(errs...); err != nil {
 		t.Fatal(err)
-	}
-	err = unix.Syncfs(int(f.Fd())) // else they were never written
-	if err = cmp.Or(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	list, err := filepath.Glob(filepath.Join(dir, "*", "gone-*"))
-	if err != nil || len(list) != 70 {
-		t.Fatalf("%d files to remove, %v", len(list), err)
-	}
-	for _, name := range list {
-		if err := os.Remove(name); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -116,7 +39,7 @@ dumpe2fs -h "$1" 2>/dev/null | grep -E "First meta block group: +1"`
 // it cannot be mounted.
 func fillExt(t *testing.T, dev string) {
 	dir := t.TempDir()
-	plainFiles(t, dir)
+	must(t, prooftest.Plain(dir))
 	var put, remove strings.Builder
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		name := path[len(dir):]
@@ -164,11 +87,12 @@ func sameCopies(t *testing.T, a, b string, read func(dev, to string)) {
 	}
 }
 
-// fillXFS makes a filesystem of a kind that new kernels mount no more. Files that
-// lose their mode are dropped by xfs_repair.
+// fillXFS makes a filesystem of a kind that new kernels mount no more; in
+// qemu-tests, TestFilesystems has one that does. Files that lose their mode are
+// dropped by xfs_repair.
 func fillXFS(t *testing.T, dev string) {
 	dir := t.TempDir()
-	plainFiles(t, dir)
+	must(t, prooftest.Plain(dir))
 	var b strings.Builder
 	b.WriteString("boot\n0 0\nd--755 0 0\n")
 	for i := range 7 {
@@ -204,7 +128,7 @@ func fillXFS(t *testing.T, dev string) {
 func sameXFS(t *testing.T, a, b string) { sameBlocks(t, "xfs", a, b) }
 
 func fillNTFS(t *testing.T, dev string) {
-	byFUSE(t, "ntfs-3g", dev, "rw", func(dir string) { populate(t, dir); removeGone(t, dir) })
+	byFUSE(t, "ntfs-3g", dev, "rw", func(dir string) { must(t, prooftest.Populate(dir), prooftest.RemoveGone(dir)) })
 }
 
 func sameNTFS(t *testing.T, a, b string) {
@@ -212,11 +136,11 @@ func sameNTFS(t *testing.T, a, b string) {
 	for i, dev := range []string{a, b} {
 		byFUSE(t, "ntfs-3g", dev, "ro", func(dir string) { states[i] = treeState(t, dir) })
 	}
-	wantState(t, states[0], states[1])
+	must(t, prooftest.Same(states[0], states[1]))
 }
 
 func fillExFAT(t *testing.T, dev string) {
-	byFUSE(t, "mount.exfat-fuse", dev, "rw", func(dir string) { plainFiles(t, dir); removeGone(t, dir) })
+	byFUSE(t, "mount.exfat-fuse", dev, "rw", func(dir string) { must(t, prooftest.Plain(dir), prooftest.RemoveGone(dir)) })
 }
 
 func sameExFAT(t *testing.T, a, b string) {
@@ -275,7 +199,7 @@ func byFUSE(t *testing.T, program, dev, options string, f func(dir string)) {
 
 func fillFAT(t *testing.T, dev string) {
 	dir := t.TempDir()
-	plainFiles(t, dir)
+	must(t, prooftest.Plain(dir))
 	list, err := filepath.Glob(dir + "/*")
 	if err != nil {
 		t.Fatal(err)
@@ -290,10 +214,11 @@ func sameFAT(t *testing.T, a, b string) {
 	sameCopies(t, a, b, func(dev, to string) { tool(t, "mcopy", "-s", "-n", "-i", dev, "::", to) })
 }
 
-// fillF2FS makes files with f2fs-tools, which can remove none.
+// fillF2FS makes files with f2fs-tools, which can remove none: in qemu-tests,
+// TestFilesystems has a kernel do it.
 func fillF2FS(t *testing.T, dev string) {
 	dir := t.TempDir()
-	plainFiles(t, dir)
+	must(t, prooftest.Plain(dir))
 	list, err := filepath.Glob(filepath.Join(dir, "*", "gone-*"))
 	if err != nil {
 		t.Fatal(err)

@@ -1,91 +1,23 @@
 package install_test
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"huck/imager/install/prooftest"
 )
 
-// treeState tells all of a tree: names, modes, owners, times, links, blocks,
-// attributes and contents.
+// treeState tells all of a tree.
 func treeState(t *testing.T, dir string) string {
 	t.Helper()
-	var s strings.Builder
-	files := 0
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return err
-		}
-		fmt.Fprintf(&s, "%s %o %d:%d %d links %d blocks %d.%d", path[len(dir):], st.Mode, st.Uid, st.Gid, st.Nlink, st.Blocks, st.Mtim.Sec, st.Mtim.Nsec)
-		switch {
-		case d.Type()&fs.ModeSymlink != 0:
-			to, err := os.Readlink(path)
-			fmt.Fprintln(&s, " ->", to)
-			return err
-		case d.IsDir():
-			fmt.Fprintln(&s)
-			return nil
-		}
-		files++
-		b, err := os.ReadFile(path)
-		fmt.Fprintf(&s, " %d %x%s\n", len(b), sha256.Sum256(b), attributes(path))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if files < 350 {
-		t.Fatalf("%d files", files)
-	}
-	return s.String()
-}
-
-// attributes lists the extended attributes of a file.
-func attributes(path string) (all string) {
-	names, value := make([]byte, 4096), make([]byte, 4096)
-	n, err := unix.Llistxattr(path, names)
-	if err != nil || n == 0 {
-		return ""
-	}
-	list := strings.Split(strings.Trim(string(names[:n]), "\x00"), "\x00")
-	slices.Sort(list)
-	for _, name := range list {
-		n, err := unix.Lgetxattr(path, name, value)
-		if err != nil {
-			n = 0
-		}
-		all += fmt.Sprintf(" %s=%x", name, value[:n])
-	}
-	return all
-}
-
-// wantState compares two trees' states.
-func wantState(t *testing.T, want, got string) {
-	t.Helper()
-	if want == got {
-		return
-	}
-	b := strings.Split(got, "\n")
-	for i, line := range strings.Split(want, "\n") {
-		if i >= len(b) || line != b[i] {
-			t.Errorf("the files differ, first:\n%s\n%s", line, b[min(i, len(b)-1)])
-			return
-		}
-	}
-	t.Error("there are more files than there were")
+	state, err := prooftest.State(dir)
+	must(t, err)
+	return state
 }
 
 // wantSound asks a filesystem's own checker.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"huck/imager/image"
+	"huck/imager/install/prooftest"
 )
 
 // TestProofLVM has ext4 and XFS in linear volumes of a physical one, one of them
@@ -37,7 +38,7 @@ func TestProofLVM(t *testing.T) {
 	}
 	tool(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", root)
 	dev, detach := attach(t, root, 0, first+second, 512)
-	mounted(t, dev, "ext4", "rw", func(dir string) { populate(t, dir); removeGone(t, dir) })
+	mounted(t, dev, "ext4", "rw", func(dir string) { must(t, prooftest.Populate(dir), prooftest.RemoveGone(dir)) })
 	used := usedByItself(t, "ext4", dev)
 	detach()
 	b, err := os.ReadFile(root)
@@ -56,7 +57,7 @@ func TestProofLVM(t *testing.T) {
 	}
 	dev, detach = attach(t, source, extents+first, xfs, 512)
 	tool(t, "mkfs.xfs", "-q", "-f", dev)
-	mounted(t, dev, "xfs", "rw", func(dir string) { populate(t, dir); removeGone(t, dir) })
+	mounted(t, dev, "xfs", "rw", func(dir string) { must(t, prooftest.Populate(dir), prooftest.RemoveGone(dir)) })
 	used += usedByItself(t, "xfs", dev)
 	detach()
 
@@ -87,7 +88,7 @@ func TestProofLVM(t *testing.T) {
 			mounted(t, dev, c.kind, "ro", func(dir string) { states[i] = treeState(t, dir) })
 			detach()
 		}
-		wantState(t, states[0], states[1])
+		must(t, prooftest.Same(states[0], states[1]))
 	}
 	dev, detach = attach(t, target, start, p.size*mib, 512)
 	defer detach()
@@ -188,7 +189,7 @@ func TestProofPaging(t *testing.T) {
 	tool(t, "mkntfs", "-q", "-F", "-Q", "-p", "2048", "-H", "255", "-S", "63", dev)
 	const size = 3*mib + 1000
 	byFUSE(t, "ntfs-3g", dev, "rw", func(dir string) {
-		b := bytes.Repeat([]byte(gone), size/len(gone)+1)[:size]
+		b := bytes.Repeat([]byte(prooftest.Gone), size/len(prooftest.Gone)+1)[:size]
 		clear(b[:4096])
 		other := make([]byte, size)
 		random(other, 4)
@@ -203,7 +204,7 @@ func TestProofPaging(t *testing.T) {
 	})
 	detach()
 	img, st, all := p.capture(t, source)
-	if n := occurrences(t, img, st) * int64(len(gone)); n < 3*(size-5000) {
+	if n := occurrences(t, img, st) * int64(len(prooftest.Gone)); n < 3*(size-5000) {
 		t.Errorf("without being asked for, %d bytes of paging files are in the image", n)
 	}
 	p.skipPaging = true
