@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,8 +62,8 @@ func scaled(d time.Duration) time.Duration {
 }
 
 // require skips a test on a machine that cannot run it, or fails it where
-// REQUIRE_TOOLS=1 says that it must.
-func require(t *testing.T) {
+// REQUIRE_TOOLS=1 says that it must. It needs tools, and those it names.
+func require(t *testing.T, more ...string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots virtual machines")
@@ -71,7 +72,7 @@ func require(t *testing.T) {
 	if os.Getuid() != 0 {
 		missing = append(missing, "root")
 	}
-	for _, tool := range tools {
+	for _, tool := range slices.Concat(tools, more) {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing = append(missing, tool)
 		}

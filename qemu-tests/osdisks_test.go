@@ -3,11 +3,7 @@
 package qemutests_test
 
 import (
-	"fmt"
-	"io"
 	"log/slog"
-	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -116,17 +112,4 @@ func (s *labSite) used(t *testing.T, m *vm.Machine, layout disks.Layout) {
 	if err := layout.Check(s.ctx, m.Disk(0)); err != nil {
 		t.Error(err)
 	}
-}
-
-// randomFile fills a file with random bytes.
-func randomFile(path string, size int64) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{7}), size); err != nil {
-		f.Close()
-		return fmt.Errorf("fill %s: %w", path, err)
-	}
-	return f.Close()
 }

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"regexp"
 	"testing"
@@ -237,4 +239,17 @@ func diskHash(t *testing.T, path string) [32]byte {
 		t.Fatal(err)
 	}
 	return [32]byte(h.Sum(nil))
+}
+
+// randomFile fills a file with random bytes.
+func randomFile(path string, size int64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{7}), size); err != nil {
+		f.Close()
+		return fmt.Errorf("fill %s: %w", path, err)
+	}
+	return f.Close()
 }
