@@ -17,10 +17,20 @@ import (
 )
 
 const (
-	// maxBuffers bounds the chunks on their way to the disk, 16 MiB. With the
-	// windows and the workers' memory that leaves most of the 96 MiB that a
-	// receiver may use to the transport and to the collector's slack.
-	maxBuffers = 64
+	// bufferSize is what a chunk on its way to the disk takes: a region,
+	// image.DecodeSlack, and what brings the next one to an aligned address.
+	bufferSize = image.RegionSize + disk.Align
+	// maxBuffers bounds them: 18 MiB. With the windows and the workers' memory
+	// that leaves most of the 96 MiB that a receiver may use to the transport and
+	// to the collector's slack. They are made when there are too few, as many at a
+	// time as fit into a large page.
+	maxBuffers  = maxPages * pageBuffers
+	pageBuffers = disk.LargePage / bufferSize
+	maxPages    = 9
+	// smallPages of these are in ordinary pages and come first: all there is where
+	// the disk keeps up. To clear a large one takes the kernel long when it has to
+	// find it first, which delays the beginning where many receivers share a host.
+	smallPages = 3
 	// progressEvery is how often Options.Progress is called.
 	progressEvery = 200 * time.Millisecond
 )
@@ -35,14 +45,16 @@ type Job struct {
 	view  *view
 	state *state
 
-	// buffers are the free ones of maxBuffers, workers the free ones of
-	// Options.Workers; both are filled with empty ones and made on first use.
+	// buffers are the free ones of those that were made, pages the sizes in bytes
+	// of those still to be made, to be cut into buffers.
 	buffers chan *write
+	pages   chan int
+	// workers are the free ones of Options.Workers, nil where not made yet.
 	workers chan *worker
-	// queue holds what is to be written; it has room for all buffers. The one
-	// writer that takes from it holds the room that batching has.
-	queue    chan *write
-	batching chan struct{}
+	// queue holds what is to be written; it has room for all buffers. Who takes
+	// from it has taken line.
+	queue chan *write
+	line  chan *line
 
 	// touched says that the disk's head was invalidated; invalidate does it
 	// once, and all who call it wait for that.
@@ -92,12 +104,17 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		img: img, dev: dev, opt: opt, view: v, maxGap: maxGap,
 		log:     opt.Log.With("dev", dev.Name()),
 		state:   newState(v.layout, !opt.NoPlan),
-		buffers: make(chan *write, maxBuffers),
+		buffers: make(chan *write, maxBuffers), pages: make(chan int, maxPages),
 		workers: make(chan *worker, opt.Workers),
-		queue:   make(chan *write, maxBuffers), batching: make(chan struct{}, 1),
+		queue:   make(chan *write, maxBuffers), line: make(chan *line, 1),
 	}
-	for range maxBuffers {
-		j.buffers <- nil
+	j.line <- &line{}
+	for i := range maxPages {
+		size := disk.LargePage
+		if i < smallPages {
+			size = pageBuffers * bufferSize
+		}
+		j.pages <- size
 	}
 	for range opt.Workers {
 		j.workers <- nil

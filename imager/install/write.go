@@ -14,11 +14,14 @@ import (
 const (
 	// writers keep that many writes under way: what the processors have to do
 	// between two of them keeps no disk waiting.
-	writers = 6
-	// maxBatch is how many chunks a writer sorts and joins at a time, and
-	// maxWrite the longest single write, in bytes.
+	writers = 4
+	// maxBatch is how many chunks a writer joins at a time, and maxWrite the
+	// longest single write, in bytes.
 	maxBatch = 8
 	maxWrite = maxBatch * image.RegionSize
+	// maxWaiting is how many it chooses them from: several are decoded at a time,
+	// and one that takes longer is still to find its neighbours.
+	maxWaiting = 2 * maxBatch
 	// maxZeros is the longest gap that is filled on a blank device. Shorter than
 	// a region, so that it cannot hold a whole one.
 	maxZeros = 64 << 10
@@ -57,7 +60,12 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 	if !j.state.take(n) {
 		return nil
 	}
-	w, err := j.prepare(ctx, n, encoded, via)
+	w, err := j.buffer(ctx)
+	if err == nil {
+		if err = j.prepare(ctx, w, n, encoded, via); err != nil {
+			j.buffers <- w
+		}
+	}
 	if err != nil {
 		j.state.release(n)
 		return err
@@ -80,25 +88,12 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 
 // prepare decodes and verifies chunk n and makes its write, after the disk's
 // head has been invalidated if there is anything to write.
-func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string) (out *write, err error) {
-	select {
-	case out = <-j.buffers:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if out == nil {
-		out = &write{buf: disk.Buffer(image.RegionSize + image.DecodeSlack)}
-	}
-	defer func() {
-		if err != nil {
-			j.buffers <- out
-		}
-	}()
+func (j *Job) prepare(ctx context.Context, out *write, n uint32, encoded []byte, via string) error {
 	var w *worker
 	select {
 	case w = <-j.workers:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 	defer func() { j.workers <- w }()
 	if w == nil {
@@ -106,14 +101,35 @@ func (j *Job) prepare(ctx context.Context, n uint32, encoded []byte, via string)
 	}
 	chunk, err := w.dec.Decode(out.buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	j.state.received(via, len(encoded))
 	if len(chunk) > 0 && &chunk[0] != &out.buf[0] { // it was not compressed
 		chunk = out.buf[:copy(out.buf, chunk)]
 	}
 	out.segs, err = j.segments(ctx, n, chunk, w.buf, out.segs[:0])
-	return out, err
+	return err
+}
+
+// buffer returns a free buffer, or makes more of them if there is none.
+func (j *Job) buffer(ctx context.Context) (*write, error) {
+	select {
+	case w := <-j.buffers:
+		return w, nil
+	default:
+	}
+	select {
+	case w := <-j.buffers:
+		return w, nil
+	case size := <-j.pages:
+		page := disk.Buffer(size)
+		for i := range pageBuffers {
+			j.buffers <- &write{buf: page[i*bufferSize:][:bufferSize:bufferSize]}
+		}
+		return j.buffer(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // segments appends what of chunk n must be written where. What belongs in the
@@ -203,30 +219,53 @@ func (j *Job) write(ctx context.Context) error {
 	}
 }
 
+// line is what waits to be written, and where the last batch taken from it ends.
+type line struct {
+	waiting []*write
+	at      int64
+}
+
 // next waits for a batch of chunks: they mostly come in disk order, and the more
 // of them are joined the longer are the writes. There are fewer only if no more
-// come. One writer collects at a time, so that neighbours stay together.
+// come. One writer chooses at a time, so that neighbours stay together.
 func (w *writer) next(ctx context.Context) error {
+	var l *line
 	select {
-	case w.j.batching <- struct{}{}:
-		defer func() { <-w.j.batching }()
+	case l = <-w.j.line:
+		defer func() { w.j.line <- l }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	w.batch = w.batch[:0]
-	for len(w.batch) < maxBatch {
+	for ended := false; !ended && len(l.waiting) < maxWaiting; {
 		select {
 		case c, ok := <-w.j.queue:
-			if !ok {
-				return nil
+			if ended = !ok; ok {
+				l.waiting = append(l.waiting, c)
 			}
-			w.batch = append(w.batch, c)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	w.batch = l.take(w.batch[:0])
 	return nil
 }
+
+// take moves the next chunks on the way from the beginning of the disk to its
+// end, and there from the beginning again, to a batch.
+func (l *line) take(batch []*write) []*write {
+	slices.SortFunc(l.waiting, func(a, b *write) int { return cmp.Compare(l.way(a), l.way(b)) })
+	n := min(len(l.waiting), maxBatch)
+	if n > 0 {
+		l.at = l.waiting[n-1].segs[0].off
+	}
+	batch = append(batch, l.waiting[:n]...)
+	l.waiting = slices.Delete(l.waiting, 0, n)
+	return batch
+}
+
+// way is how far it is to a chunk. It wraps around, as the offsets' difference
+// does: what lies behind is farther than all that is ahead.
+func (l *line) way(w *write) uint64 { return uint64(w.segs[0].off - l.at) }
 
 // writeSorted writes the segments in disk order, neighbours at once. On a blank
 // device those are neighbours, too, that have only unused blocks between them:
