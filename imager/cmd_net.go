@@ -174,6 +174,7 @@ func (c *receiveCmd) Run(a *app) error {
 
 func (c *receiveCmd) client() (*http.Client, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = origin.Dial(t.DialContext).Hedged()
 	if c.CA != "" {
 		pem, err := os.ReadFile(c.CA)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"huck/imager/origin"
 	"huck/initramfs/network"
 )
 
@@ -123,7 +124,7 @@ func reach(ctx context.Context, l network.Lease, u *url.URL) error {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	d := net.Dialer{Timeout: reachTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.Addr.Addr(), 0)), Control: network.Bind(l.Interface)}
-	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	c, err := origin.Dial(d.DialContext).Hedged()(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return fmt.Errorf("server %s over %s: %w", u, l.Interface, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"huck/imager/api"
+	"huck/imager/origin"
 	"huck/imager/personal"
 )
 
@@ -43,9 +44,10 @@ type Client struct {
 // New returns a client of the server at base, which presents the machine as
 // inventory tells it.
 func New(base *url.URL, inventory func() api.Inventory) *Client {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 10 * time.Second}
 	transport := &http.Transport{
 		// No proxy: the server is on the machine's own network, and there is no environment to configure one.
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
+		DialContext:           origin.Dial(dialer.DialContext).Hedged(),
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: api.LongPoll + callTime,
 		IdleConnTimeout:       30 * time.Second,
