@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,11 +44,13 @@ func TestHedged(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
 				var conns []*conn
 				var dial origin.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-					n := len(conns)
-					made := &conn{}
+					mu.Lock()
+					n, made := len(conns), &conn{}
 					conns = append(conns, made)
+					mu.Unlock()
 					if n >= len(c.takes) {
 						t.Errorf("attempt %d", n+1)
 						return nil, refused
