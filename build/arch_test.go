@@ -24,7 +24,7 @@ var levels = []struct {
 	folders []string
 }{
 	{0, []string{"imager/image", "imager/api", "imager/inspect", "imager/personal", "imager/ptable", "imager/usedmap/...", "imager/cast/protocol", "imager/cast/pace"}},
-	{1, []string{"imager/store", "imager/cast", "imager/disk", "imager/task"}},
+	{1, []string{"imager/store", "imager/cast", "imager/decompress", "imager/disk", "imager/task"}},
 	{2, []string{"imager/archive", "imager/capture", "imager/install", "imager/intake", "imager/origin", "imager/receive", "imager/tree"}},
 	{3, []string{"imager", "imager/bench/...", "imager/cast/sim", "bootserver/...", "initramfs/...", "build/...", "qemu-tests/..."}},
 }

@@ -25,7 +25,7 @@ go_checksum=h1:ZOmGe1OnfREDMIdb1Qi4G9JSuDPBLGExZMQ4nis1RXM=
 go_platform=linux-amd64
 
 packages_unit=(gcc libc6-dev e2fsprogs dosfstools gdisk fdisk util-linux mount mtools cpio openssl iproute2 nftables dnsmasq-base ndisc6 isc-dhcp-client procps tftp-hpa curl udhcpc
-  xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse f2fs-tools cryptsetup-bin qemu-utils partclone lvm2 xz-utils time)
+  xfsprogs btrfs-progs ntfs-3g exfatprogs exfat-fuse f2fs-tools cryptsetup-bin qemu-utils partclone lvm2 xz-utils zstd bzip2 lz4 lzop time)
 packages_lint=(shellcheck)
 packages_kernel=(linux-source-6.12 make gcc libc6-dev flex bison bc libelf-dev perl tar xz-utils zstd)
 packages_netboot=(ipxe systemd-boot-efi sbsigntool isolinux syslinux-common xorriso mtools)

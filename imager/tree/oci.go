@@ -56,12 +56,12 @@ func (m *maker) layers(ctx context.Context, u *unpacking) error {
 	u.layered = true
 	for _, l := range doc.Layers {
 		err := withBlob(root, l.Digest, func(r io.Reader) error {
-			plain, done, err := decompress(ctx, l.Digest, r)
+			s, err := openTar(ctx, l.Digest, r)
 			if err != nil {
 				return err
 			}
-			defer done()
-			return u.all(ctx, plain)
+			defer s.Close()
+			return u.all(ctx, s)
 		})
 		if err != nil {
 			return fmt.Errorf("OCI layout: layer %w", err)

@@ -1,16 +1,13 @@
 package tree
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
+	"huck/imager/decompress"
 )
 
 // source is a tree as mkfs.ext4 takes it.
@@ -78,33 +75,24 @@ func (m *maker) archive(ctx context.Context, u *unpacking) error {
 		return err
 	}
 	defer f.Close() // opened for reading
-	r, done, err := decompress(ctx, m.cfg.Tree, f)
+	s, err := openTar(ctx, m.cfg.Tree, f)
 	if err != nil {
 		return err
 	}
-	defer done()
-	return u.all(ctx, r)
+	defer s.Close()
+	return u.all(ctx, s)
 }
 
-// decompress unwraps an archive by its content.
-func decompress(ctx context.Context, name string, f io.Reader) (r io.Reader, done func(), err error) {
-	b := bufio.NewReaderSize(f, mib)
-	head, _ := b.Peek(262) // what is not there does not match; reading will tell
-	refuse := func(why string) (io.Reader, func(), error) { return nil, nil, &Refused{Device: name, Why: why} }
-	switch {
-	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
-		z, err := gzip.NewReader(b)
-		return z, func() {}, err
-	case bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")):
-		z, err := zstd.NewReader(b, zstd.WithDecoderMaxMemory(1<<30))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		return unxz(ctx, b)
-	case len(head) == 262 && string(head[257:]) == "ustar":
-		return b, func() {}, nil
+// openTar opens a tar archive, plain or compressed.
+func openTar(ctx context.Context, name string, f io.Reader) (*decompress.Stream, error) {
+	s, err := decompress.Open(ctx, name, f)
+	if err != nil {
+		return nil, err
 	}
-	return refuse("it is neither a folder nor a tar archive, plain or by gzip, xz or zstd")
+	// What is compressed can be an old or an empty archive, too; reading will tell.
+	if head, _ := s.Peek(262); s.Kind == "" && (len(head) < 262 || string(head[257:]) != "ustar") {
+		s.Close()
+		return nil, &Refused{Device: name, Why: "it is neither a folder nor a tar archive, plain or compressed"}
+	}
+	return s, nil
 }

@@ -3,7 +3,7 @@
 // root rights and without loop devices. The kernel and its initrd are found in
 // the tree, and a Boot Loader Specification entry is written where it has none.
 //
-// The tree is a folder, a tar archive, plain or by gzip, xz or zstd, or an OCI
+// The tree is a folder, a tar archive, plain or compressed, or an OCI
 // image layout. Root filesystems other than ext4 are not made yet, and refused
 // by name. A layout says what disk to make; only disk_size must be in it:
 //
