@@ -73,7 +73,7 @@ func (c *exportCmd) write(a *app, cfg archive.ExportConfig) (archive.Exported, e
 }
 
 type importCmd struct {
-	File   string `arg:"" optional:"" help:"A .huck file (- for standard input), a raw disk, qcow2, VMDK, VHD or VHDX."`
+	File   string `arg:"" optional:"" help:"A .huck file (- for standard input), a raw disk, qcow2, VMDK, VHD or VHDX, a folder of Clonezilla or one partclone image."`
 	Tree   string `placeholder:"DIR" help:"Instead of a file: make a bootable disk of this folder, tar archive or OCI image layout."`
 	Layout string `placeholder:"FILE" help:"The disk to make of --tree, as JSON."`
 	storeFlag

@@ -1,8 +1,9 @@
 // Package archive carries images in and out of a store as files: the .huck
-// file, which FORMAT.md beside this package specifies, raw disks, and the
-// formats of virtual machines, which qemu-img reads and writes. Of the Go
-// libraries for those none reads all of them, and qemu-img is what their users
-// have at hand; what it must not be trusted with is checked before it runs.
+// file, which FORMAT.md beside this package specifies, raw disks, what
+// Clonezilla saved, which internal/clonezilla reads, and the formats of virtual
+// machines, which qemu-img reads and writes. Of the Go libraries for those none
+// reads all of them, and qemu-img is what their users have at hand; what it must
+// not be trusted with is checked before it runs.
 package archive
 
 import (
@@ -94,7 +95,7 @@ type ImportConfig struct {
 	Store store.WriteStore
 	// Name is the image's name; its next version is created.
 	Name string
-	// TempDir is where a disk in a virtual machine's format is unpacked, with
+	// TempDir is where a disk in another program's format is unpacked, with
 	// room for its data. Empty is os.TempDir.
 	TempDir string
 	// Workers is the number of cores to use; 0 means all.

@@ -179,8 +179,8 @@ func write(t testing.TB, cfg archive.ExportConfig) []byte {
 	return b.Bytes()
 }
 
-// tool runs a program that tests judge by.
-func tool(t testing.TB, name string, args ...string) {
+// need skips a test without a program that it judges by.
+func need(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		if os.Getenv("REQUIRE_TOOLS") == "1" {
@@ -188,6 +188,12 @@ func tool(t testing.TB, name string, args ...string) {
 		}
 		t.Skipf("%s is not here: %v", name, err)
 	}
+}
+
+// tool runs a program that tests judge by.
+func tool(t testing.TB, name string, args ...string) {
+	t.Helper()
+	need(t, name)
 	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

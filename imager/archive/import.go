@@ -7,14 +7,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"huck/imager/archive/internal/clonezilla"
 	"huck/imager/capture"
 	"huck/imager/disk"
 )
 
-// Import makes an image of a file: a .huck file, a raw disk, or a qcow2, VMDK,
-// VHD or VHDX, which it tells by their content. A disk is captured, so that
-// only its used blocks are taken, and Refused by capture where that is. A
-// block device is a raw disk. As with Read, on any error no tag is made.
+// Import makes an image of a file: a .huck file, a raw disk, a qcow2, VMDK, VHD
+// or VHDX, or what Clonezilla saved: its folder of a disk or one partclone
+// image, compressed and split as they are. It tells them by their content. A
+// disk is captured, so that only its used blocks are taken, and Refused by
+// capture where that is. A block device is a raw disk. As with Read, on any
+// error no tag is made.
 func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result, error) {
 	if err := cfg.check(); err != nil {
 		return capture.Result{}, err
@@ -28,12 +31,17 @@ func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result,
 	switch {
 	case err != nil:
 		return capture.Result{}, fmt.Errorf("archive: import: %w", err)
+	case st.IsDir() && clonezilla.IsFolder(file):
+		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Folder(ctx, file, raw, cfg.Log) })
 	case st.IsDir():
-		return capture.Result{}, &Refused{Device: file, Why: "it is a folder"}
+		return capture.Result{}, &Refused{Device: file, Why: "it is a folder, and not one of Clonezilla"}
 	case st.Mode().Type() == os.ModeDevice:
 		return cfg.capture(ctx, file, file)
 	case !st.Mode().IsRegular():
 		return Read(ctx, file, f, cfg) // a pipe
+	}
+	if clonezilla.IsImage(ctx, file) {
+		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Image(ctx, file, raw) })
 	}
 	kind, err := detect(file, f, st.Size())
 	if err != nil {
@@ -57,17 +65,29 @@ func (c ImportConfig) foreign(ctx context.Context, kind format, file string) (ca
 	if err != nil {
 		return capture.Result{}, err
 	}
+	source, err := filepath.Abs(file)
+	if err != nil {
+		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
+	}
+	return c.unpacked(ctx, file, func(raw string) error { return tool.unpack(ctx, kind, source, raw) })
+}
+
+// unpacked captures the raw disk that unpack makes of file, at an absolute path.
+func (c ImportConfig) unpacked(ctx context.Context, file string, unpack func(raw string) error) (capture.Result, error) {
 	dir, err := os.MkdirTemp(c.TempDir, "huck-import-*")
 	if err != nil {
 		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
 	}
 	defer os.RemoveAll(dir) // a copy; nothing is lost with it
-	raw, rawErr := filepath.Abs(filepath.Join(dir, "disk"))
-	source, sourceErr := filepath.Abs(file)
-	if err := errors.Join(rawErr, sourceErr); err != nil {
+	raw, err := filepath.Abs(filepath.Join(dir, "disk"))
+	if err != nil {
 		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
 	}
-	if err := tool.unpack(ctx, kind, source, raw); err != nil {
+	var refused *Refused
+	switch err := unpack(raw); {
+	case errors.As(err, &refused):
+		return capture.Result{}, err
+	case err != nil:
 		return capture.Result{}, fmt.Errorf("archive: import %s, by way of %s: %w", file, dir, interrupted(ctx, err))
 	}
 	return c.capture(ctx, raw, file)
