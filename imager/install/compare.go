@@ -19,7 +19,7 @@ const (
 	// because skipping it would cost more than reading it.
 	readThrough = 64 << 10
 	// maxReaders bounds the reads under way: more make a turning disk seek.
-	maxReaders = 6
+	maxReaders = 8
 )
 
 // comparer reads a disk in disk order and compares it with the fitted view.
@@ -36,12 +36,12 @@ type comparer struct {
 	next int // the entry to go on with
 }
 
-// run compares all regions on so many cores, each with three readers: two wait
-// for the disk while the third hashes. It ends when all are compared, found
+// run compares all regions on so many cores, each with four readers: three wait
+// for the disk while the fourth hashes. It ends when all are compared, found
 // fails or ctx is done.
 func (c *comparer) run(ctx context.Context, cores int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	readers := min(3*cores, maxReaders)
+	readers := min(4*cores, maxReaders)
 	for bufs := disk.Buffer(readers * windowSize); len(bufs) > 0; bufs = bufs[windowSize:] {
 		g.Go(func() error {
 			buf := bufs[:windowSize:windowSize]
