@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"huck/imager/decompress"
 	"huck/imager/image"
 )
 
@@ -51,14 +52,6 @@ var signatures = []struct {
 	{0, "# Disk DescriptorFile", "", "it only describes a VMDK of several files: import the -flat.vmdk file if there is one, or join them with qemu-img convert -O qcow2"},
 	{0, "COWD", "", "a VMDK of the old ESX kind: convert it with qemu-img convert -O qcow2"},
 	{64, "\x7f\x10\xda\xbe", "", "it is a VirtualBox disk: convert it with qemu-img convert -f vdi -O qcow2"},
-	{0, "\x1f\x8b\x08", "", "it is compressed: unpack it with gzip -d"},
-	{0, "\xfd7zXZ\x00", "", "it is compressed: unpack it with xz -d"},
-	{0, "\x28\xb5\x2f\xfd", "", "it is compressed: unpack it with zstd -d"},
-	{0, "\x04\x22\x4d\x18", "", "it is compressed: unpack it with lz4 -d"},
-	{0, "\x89LZO\x00", "", "it is compressed: unpack it with lzop -d"},
-	{0, "LZIP", "", "it is compressed: unpack it with lzip -d"},
-	{0, "LRZI", "", "it is compressed: unpack it with lrzip -d"},
-	{0, "BZh", "", "it is compressed: unpack it with bzip2 -d"},
 	{0, "PK\x03\x04", "", "it is a zip archive: take the disk out of it"},
 	{257, "ustar", "", "it is a tar archive: take the disk out of it"},
 }
@@ -70,6 +63,9 @@ func detect(name string, r io.ReaderAt, size int64) (format, error) {
 	n, err := r.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("archive: import %s: %w", name, err)
+	}
+	if kind := decompress.Kind(b[:n]); kind != "" {
+		return "", &Refused{Device: name, Why: "it is compressed: unpack it with " + kind + " -d"}
 	}
 	for _, s := range signatures {
 		if n < s.at || !bytes.HasPrefix(b[s.at:n], []byte(s.bytes)) {

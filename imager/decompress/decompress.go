@@ -54,7 +54,7 @@ var kinds = []struct {
 	library     func(io.Reader) (io.Reader, func(), error)
 	program     program
 }{
-	{"gzip", "\x1f\x8b", ungzip, program{}},
+	{"gzip", "\x1f\x8b\x08", ungzip, program{}},
 	{"zstd", "\x28\xb5\x2f\xfd", unzstd, program{}},
 	{"bzip2", "BZh", unbzip2, program{}},
 	// xz's highest level needs 65 MiB.
@@ -65,14 +65,25 @@ var kinds = []struct {
 	{"lrzip", "LRZI", nil, program{}},
 }
 
+// Kind tells by a file's first bytes which program compressed it; empty is none.
+func Kind(head []byte) string {
+	for _, k := range kinds {
+		if bytes.HasPrefix(head, []byte(k.magic)) {
+			return k.name
+		}
+	}
+	return ""
+}
+
 // Open opens what is inside in, which messages call name. A file that is not
-// compressed is read as it is. The error is a *Refused for a kind that is not known or whose program is
-// not there. Ending ctx ends the stream.
+// compressed is read as it is. The error is a *Refused for a kind that is not
+// known or whose program is not there. Ending ctx ends the stream.
 func Open(ctx context.Context, name string, in io.Reader) (*Stream, error) {
 	b := bufio.NewReaderSize(in, bufferSize)
 	head, _ := b.Peek(9) // what is not there does not match; reading will tell
+	kind := Kind(head)
 	for _, k := range kinds {
-		if !bytes.HasPrefix(head, []byte(k.magic)) {
+		if k.name != kind {
 			continue
 		}
 		var r io.Reader
