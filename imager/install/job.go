@@ -17,20 +17,16 @@ import (
 )
 
 const (
-	// bufferSize is what a chunk on its way to the disk takes: a region,
-	// image.DecodeSlack, and what brings the next one to an aligned address.
-	bufferSize = image.RegionSize + disk.Align
-	// maxBuffers bounds them: 18 MiB. With the windows and the workers' memory
-	// that leaves most of the 96 MiB that a receiver may use to the transport and
-	// to the collector's slack. They are made when there are too few, as many at a
-	// time as fit into a large page.
-	maxBuffers  = maxPages * pageBuffers
-	pageBuffers = disk.LargePage / bufferSize
-	maxPages    = 9
-	// smallPages of these are in ordinary pages and come first: all there is where
-	// the disk keeps up. To clear a large one takes the kernel long when it has to
-	// find it first, which delays the beginning where many receivers share a host.
-	smallPages = 3
+	// smallBuffers buffers for chunks on their way to the disk are of ordinary pages
+	// and made first: all there is where the disk keeps up. To clear a large page
+	// takes the kernel long when it has to find it first, which delays the beginning
+	// where many receivers share a host. Where these are not enough, those that fit
+	// into largePages take their place: all in all 20 MiB. With the windows and the
+	// workers' memory that leaves most of the 96 MiB that a receiver may use to the
+	// transport and to the collector's slack.
+	smallBuffers = 24
+	largePages   = 7
+	maxBuffers   = smallBuffers + largePages*(disk.LargePage/image.RegionSize)
 	// progressEvery is how often Options.Progress is called.
 	progressEvery = 200 * time.Millisecond
 )
@@ -45,10 +41,12 @@ type Job struct {
 	view  *view
 	state *state
 
-	// buffers are the free ones of those that were made, pages the sizes in bytes
-	// of those still to be made, to be cut into buffers.
+	// buffers are the free ones of those that were made, unmade the sizes in bytes
+	// of the memory still to be had for others.
 	buffers chan *write
-	pages   chan int
+	unmade  chan int
+	// large says that there are buffers in large pages: others are not used again.
+	large atomic.Bool
 	// workers are the free ones of Options.Workers, nil where not made yet.
 	workers chan *worker
 	// queue holds what is to be written; it has room for all buffers. Who takes
@@ -75,7 +73,7 @@ type Job struct {
 // worker is what decoding a chunk and comparing its places takes.
 type worker struct {
 	dec *image.Decoder
-	buf []byte // a region
+	buf []byte // a region and image.DecodeSlack
 }
 
 // New prepares to put img on dev. It writes nothing and, but for the partition
@@ -104,17 +102,16 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		img: img, dev: dev, opt: opt, view: v, maxGap: maxGap,
 		log:     opt.Log.With("dev", dev.Name()),
 		state:   newState(v.layout, !opt.NoPlan),
-		buffers: make(chan *write, maxBuffers), pages: make(chan int, maxPages),
+		buffers: make(chan *write, maxBuffers), unmade: make(chan int, smallBuffers+largePages),
 		workers: make(chan *worker, opt.Workers),
 		queue:   make(chan *write, maxBuffers), line: make(chan *line, 1),
 	}
 	j.line <- &line{}
-	for i := range maxPages {
-		size := disk.LargePage
-		if i < smallPages {
-			size = pageBuffers * bufferSize
-		}
-		j.pages <- size
+	for range smallBuffers {
+		j.unmade <- image.RegionSize
+	}
+	for range largePages {
+		j.unmade <- disk.LargePage
 	}
 	for range opt.Workers {
 		j.workers <- nil

@@ -155,8 +155,8 @@ func TestCorruptDelivery(t *testing.T) {
 // are full.
 func TestSlowDisk(t *testing.T) {
 	t.Parallel()
-	src := plainImage(t, 20<<20, func(int) bool { return true })
-	dev := newDisk(20 << 20)
+	src := plainImage(t, 24<<20, func(int) bool { return true })
+	dev := newDisk(24 << 20)
 	open := make(chan struct{})
 	var stuck atomic.Bool
 	dev.gate = func() {
@@ -181,7 +181,7 @@ func TestSlowDisk(t *testing.T) {
 			}
 			n++
 		}
-		if n < 16 || n > 65 { // there are 63 buffers
+		if n < 16 || n > 82 { // there are 80 buffers
 			t.Errorf("%d chunks of %d KiB were taken while the disk stood still", n, region>>10)
 		}
 		if !j.Useful(n) {

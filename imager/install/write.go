@@ -36,6 +36,8 @@ const (
 type write struct {
 	buf  []byte
 	segs []segment
+	// large says that buf is in a large page.
+	large bool
 }
 
 // segment is a stretch of the disk to be written.
@@ -63,7 +65,7 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 	w, err := j.buffer(ctx)
 	if err == nil {
 		if err = j.prepare(ctx, w, n, encoded, via); err != nil {
-			j.buffers <- w
+			j.free(w)
 		}
 	}
 	if err != nil {
@@ -75,7 +77,7 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 		size += int64(len(s.data))
 	}
 	if len(w.segs) == 0 {
-		j.buffers <- w
+		j.free(w)
 	} else {
 		j.queue <- w // as long as all buffers together: does not block
 	}
@@ -97,17 +99,18 @@ func (j *Job) prepare(ctx context.Context, out *write, n uint32, encoded []byte,
 	}
 	defer func() { j.workers <- w }()
 	if w == nil {
-		w = &worker{image.NewDecoder(), disk.Buffer(image.RegionSize)}
+		w = &worker{image.NewDecoder(), disk.Buffer(image.RegionSize + image.DecodeSlack)}
 	}
-	chunk, err := w.dec.Decode(out.buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
+	// Decoding and hashing go over a chunk several times: in memory that is always
+	// the same they find it in the processor's cache. To copy it from there takes
+	// less than that gains.
+	chunk, err := w.dec.Decode(w.buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
 	if err != nil {
 		return err
 	}
 	j.state.received(via, len(encoded))
-	if len(chunk) > 0 && &chunk[0] != &out.buf[0] { // it was not compressed
-		chunk = out.buf[:copy(out.buf, chunk)]
-	}
-	out.segs, err = j.segments(ctx, n, chunk, w.buf, out.segs[:0])
+	chunk = out.buf[:copy(out.buf, chunk)]
+	out.segs, err = j.segments(ctx, n, chunk, w.buf[:image.RegionSize], out.segs[:0])
 	return err
 }
 
@@ -121,14 +124,24 @@ func (j *Job) buffer(ctx context.Context) (*write, error) {
 	select {
 	case w := <-j.buffers:
 		return w, nil
-	case size := <-j.pages:
-		page := disk.Buffer(size)
-		for i := range pageBuffers {
-			j.buffers <- &write{buf: page[i*bufferSize:][:bufferSize:bufferSize]}
+	case size := <-j.unmade:
+		large := size == disk.LargePage
+		if large {
+			j.large.Store(true)
+		}
+		for buf := range slices.Chunk(disk.Buffer(size), image.RegionSize) {
+			j.buffers <- &write{buf: buf, large: large}
 		}
 		return j.buffer(ctx)
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// free makes w's buffer available again.
+func (j *Job) free(w *write) {
+	if w.large || !j.large.Load() {
+		j.buffers <- w // has room for all: does not block
 	}
 }
 
@@ -214,7 +227,7 @@ func (j *Job) write(ctx context.Context) error {
 			return err
 		}
 		for _, c := range w.batch {
-			j.buffers <- c
+			j.free(c)
 		}
 	}
 }
