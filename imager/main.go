@@ -28,9 +28,9 @@ func main() {
 	// and keeps the memory near what is in use: a node may have little of it.
 	debug.SetGCPercent(25)
 	// Go leaves a processor with a system call for a while before it gives it to
-	// other goroutines. One more than there are keeps all busy meanwhile.
+	// other goroutines. Two more than there are keep all busy meanwhile.
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	env := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd()))}
