@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// readRounds is how many times as often as other jobs those run that only read: they
-// are short, and what the machine has to read from varies most.
-const readRounds = 3
+// shortRounds is how many times as often as other jobs those run that take less
+// than a second: what the machine has to read from and write to varies most.
+const shortRounds = 3
 
 type imageCmd struct {
 	Size   int64  `default:"1024" placeholder:"MIB" help:"About how much of the disk is used."`
 	From   string `default:"/usr" placeholder:"DIR" help:"Where the disk's files come from."`
 	Disk   string `placeholder:"FILE" help:"Measure with this file, an ext4 filesystem, instead of making one."`
-	Runs   int    `default:"3" help:"How often each job runs, those that only read three times as often; the jobs take turns."`
+	Runs   int    `default:"3" help:"How often each job runs, short ones three times as often; the jobs take turns."`
 	Dir    string `placeholder:"DIR" help:"Where to put disks and store, 8 times --size; a new folder in the temporary one by default."`
 	Imager string `placeholder:"FILE" help:"The imager to measure; built from this checkout by default."`
 	JSON   string `name:"json" placeholder:"FILE" help:"Write everything measured to a file."`
@@ -107,8 +107,8 @@ func (b *imageBench) measure(ctx context.Context) error {
 		jobs   []*job
 	}{
 		{b.cmd.Runs, b.captureJobs()},
-		{b.cmd.Runs, b.installJobs()},
-		{readRounds * b.cmd.Runs, b.readJobs()},
+		{shortRounds * b.cmd.Runs, b.installJobs()},
+		{shortRounds * b.cmd.Runs, b.readJobs()},
 		{b.cmd.Runs, []*job{b.reimageJob()}},
 	} {
 		if err := b.rounds(ctx, group.rounds, group.jobs); err != nil {
