@@ -81,6 +81,8 @@ type cli struct {
 	JSON  bool `name:"json" help:"Results and logs as JSON, one value a line."`
 	Quiet bool `short:"q" help:"Log warnings and errors only."`
 
+	Version kong.VersionFlag `name:"version" help:"Print the version and exit."`
+
 	Serve    serveCmd    `cmd:"" help:"Serve until SIGTERM."`
 	Nodes    nodesCmd    `cmd:"" help:"List the machines."`
 	Events   eventsCmd   `cmd:"" help:"Print what happened, and what happens."`
@@ -107,7 +109,7 @@ type helpShown struct{}
 func run(ctx context.Context, env Env, args []string) (err error) {
 	var c cli
 	file := new(config.File)
-	parser, err := kong.New(&c, kong.Bind(file), kong.Name("bootserver"), kong.Description(description),
+	parser, err := kong.New(&c, kong.Bind(file), kong.Name("bootserver"), kong.Description(description), kong.Vars{"version": api.Version()},
 		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { panic(helpShown{}) }))
 	if err != nil {
 		return err

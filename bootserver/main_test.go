@@ -286,6 +286,7 @@ func TestCommands(t *testing.T) {
 		{"serve --interface lo --data " + data + " --append a||b", exitUsage, "iPXE"},
 		{"serve --data x", exitUsage, "--interface"},
 		{"--help", 0, "130 interrupted"},
+		{"--version", 0, api.Version()},
 		{"assign --help", 0, "RULE"},
 		{"", exitUsage, "expected"},
 		{"dance", exitUsage, "dance"},

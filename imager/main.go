@@ -106,6 +106,8 @@ type cli struct {
 	JSON  bool `name:"json" help:"Results and progress as JSON, one value a line."`
 	Quiet bool `short:"q" help:"No progress."`
 
+	Version kong.VersionFlag `name:"version" help:"Print the version and exit."`
+
 	Capture captureCmd `cmd:"" help:"Make an image of a disk and put it into a store."`
 	Install installCmd `cmd:"" help:"Put an image from a store on a disk."`
 	Send    sendCmd    `cmd:"" help:"Serve an image to the network by multicast and HTTP."`
@@ -133,7 +135,7 @@ func run(ctx context.Context, env Env, args []string) (err error) {
 	var c cli
 	// Kong prints help and then exits, which is main's alone to do.
 	exited := false
-	parser, err := kong.New(&c, kong.Name("imager"), kong.Description(description), kong.UsageOnError(),
+	parser, err := kong.New(&c, kong.Name("imager"), kong.Description(description), kong.UsageOnError(), kong.Vars{"version": api.Version()},
 		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { exited = true; panic(helpShown{}) }))
 	if err != nil {
 		return err

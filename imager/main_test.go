@@ -233,6 +233,9 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	want(t, 0, nil, "install", "--help")
+	if out := want(t, 0, nil, "--version"); !strings.HasPrefix(out, api.Version()+"\n") {
+		t.Errorf("--version prints %q", out)
+	}
 }
 
 func TestInterrupted(t *testing.T) {
