@@ -47,8 +47,9 @@ type ExportConfig struct {
 	// Force overwrites a file that is there. Only for Export.
 	Force bool
 	// Progress, if set, is called by one goroutine at a time with the bytes of
-	// the disk done and to do.
-	Progress func(done, total int64)
+	// the disk done and to do. So is Converting, once the disk is complete and
+	// becomes a file in another program's format.
+	Progress, Converting func(done, total int64)
 }
 
 // Exported tells what an export made. Its JSON is the line that `imager export
@@ -101,8 +102,10 @@ type ImportConfig struct {
 	// Workers is the number of cores to use; 0 means all.
 	Workers int
 	// Progress, if set, is called by one goroutine at a time with the bytes of
-	// the disk done and to do.
-	Progress func(done, total int64)
+	// the disk done and to do. So is Unpacking, before it, while a disk in another
+	// program's format is unpacked; its bytes are those of the files, if what is
+	// in them is not known beforehand.
+	Progress, Unpacking func(done, total int64)
 	// Log receives warnings. Nil discards them.
 	Log *slog.Logger
 }

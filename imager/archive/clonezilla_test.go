@@ -195,6 +195,10 @@ func TestImportPartclone(t *testing.T) {
 			case got != want:
 				t.Errorf("@%s, want @%s", got.Short(), want.Short())
 			}
+			if c.fs == "ext4" {
+				total := sizes(t, filepath.Join(dir, "sda1.*"))
+				checkUnpacking(t, s, img, total, total)
+			}
 		})
 	}
 }
@@ -327,6 +331,8 @@ func TestImportClonezillaGPT(t *testing.T) {
 	tool(t, "sfdisk", "--verify", out)
 	tool(t, "sgdisk", "--verify", out)
 	tool(t, "e2fsck", "-fn", out+"?offset="+fmt.Sprint(9*mib))
+	total := sizes(t, folder.path("sda[125].*-img*"))
+	checkUnpacking(t, s, folder.dir, total, total)
 }
 
 // TestImportClonezillaMBR: of the chain of logical partitions only the first

@@ -88,8 +88,9 @@ func TestExportDisks(t *testing.T) {
 	for _, format := range []string{archive.Raw, archive.QCOW2} {
 		file := filepath.Join(dir, "out."+format)
 		var done, total int64
+		var converted told
 		r, err := archive.Export(t.Context(), file, archive.ExportConfig{Store: s, Tag: tag, Format: format,
-			Progress: func(d, n int64) { done, total = d, n }})
+			Progress: func(d, n int64) { done, total = d, n }, Converting: converted.tell})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,6 +100,9 @@ func TestExportDisks(t *testing.T) {
 		}
 		if done < total*9/10 || done == 0 {
 			t.Errorf("progress ended at %d of %d", done, total)
+		}
+		if format == archive.QCOW2 {
+			converted.check(t, r.ImageBytes, r.ImageBytes)
 		}
 		tool(t, "qemu-img", "compare", "-f", "raw", "-F", format, source, file)
 	}
@@ -201,6 +205,9 @@ func TestImportFormats(t *testing.T) {
 			}
 			if r.Digest != tag.Digest || r.NewBytes != 0 {
 				t.Errorf("imported %+v, the source is @%s", r, tag.Digest.Short())
+			}
+			if f[0] != "raw" {
+				checkUnpacking(t, s, file, 4*mib, 64*mib)
 			}
 		})
 	}

@@ -124,7 +124,8 @@ func (c ExportConfig) makeDisk(ctx context.Context, path string) (Exported, erro
 	if err := c.install(ctx, img, raw); err != nil {
 		return Exported{}, err
 	}
-	if err := tool.run(ctx, "convert", "-f", "raw", "-O", "qcow2", raw, path); err != nil {
+	tell := share(img.Layout.UsedBytes(), c.Converting)
+	if err := tool.convert(ctx, tell, "-f", "raw", "-O", "qcow2", raw, path); err != nil {
 		return Exported{}, fmt.Errorf("archive: export image @%s to qcow2: %w", c.Tag.Digest.Short(), err)
 	}
 	return exported(c, img, path, QCOW2), syncFile(path)

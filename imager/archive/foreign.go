@@ -187,18 +187,60 @@ func toolError(verb string, err error, said *bytes.Buffer) error {
 	return fmt.Errorf("qemu-img %s: %w: %.500s", verb, err, words)
 }
 
+// convert runs qemu-img convert and calls tell with 0 to 1, what is done of all
+// that there is to copy.
+func (q qemuImg) convert(ctx context.Context, tell func(float64), args ...string) error {
+	cmd, said := q.command(ctx, append([]string{"convert", "-p"}, args...)...)
+	cmd.Stdout = &percents{tell: tell}
+	return toolError("convert", cmd.Run(), said)
+}
+
+// percents reads what qemu-img prints with -p: "    (12.00/100%)" and a carriage
+// return, again and again.
+type percents struct {
+	tell func(float64)
+	line []byte
+}
+
+// Write implements io.Writer.
+func (p *percents) Write(b []byte) (int, error) {
+	for _, c := range b {
+		if c != '\r' {
+			p.line = append(p.line, c)
+			continue
+		}
+		var percent float64
+		if _, err := fmt.Sscanf(string(bytes.TrimSpace(p.line)), "(%f/100%%)", &percent); err == nil {
+			p.tell(percent / 100)
+		}
+		p.line = p.line[:0]
+	}
+	return len(b), nil
+}
+
+// share makes a share of total bytes of what tell, which may be nil, is called
+// with.
+func share(total int64, tell func(done, total int64)) func(float64) {
+	return func(done float64) {
+		if tell != nil {
+			tell(int64(done*float64(total)), total)
+		}
+	}
+}
+
 // unpack makes a raw disk of a file. qemu-img convert takes data that a file
 // was cut off for zeros, hence the checks before it.
-func (q qemuImg) unpack(ctx context.Context, f format, file, raw string) error {
+func (q qemuImg) unpack(ctx context.Context, f format, file, raw string, tell func(done, total int64)) error {
 	if f == formatQCOW2 || f == formatVMDK || f == formatVHDX { // VHD has no check
 		if err := q.run(ctx, "check", "-f", string(f), file); err != nil && !leaked(err) {
 			return err
 		}
 	}
-	if err := q.checkEnd(ctx, f, file); err != nil {
+	data, err := q.checkEnd(ctx, f, file)
+	if err != nil {
 		return err
 	}
-	return q.run(ctx, "convert", "-f", string(f), "-O", "raw", file, raw)
+	return q.convert(ctx, share(data, tell), "-f", string(f), "-O", "raw", file, raw)
 }
 
 // leaked reports that a check found clusters that nothing uses and no other
@@ -209,50 +251,55 @@ func leaked(err error) bool {
 }
 
 // checkEnd refuses a file that ends before the data it maps: check only looks
-// at where they begin.
-func (q qemuImg) checkEnd(ctx context.Context, f format, file string) error {
+// at where they begin. It returns how many bytes of data the disk has.
+func (q qemuImg) checkEnd(ctx context.Context, f format, file string) (data int64, err error) {
 	st, err := os.Stat(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	cmd, said := q.command(ctx, "map", "--output=json", "-f", string(f), file)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return 0, err
 	}
-	end, err := mappedEnd(json.NewDecoder(out))
+	data, end, err := mapped(json.NewDecoder(out))
 	_, _ = io.Copy(io.Discard, out) // so that it can end
 	if werr := toolError("map", cmd.Wait(), said); werr != nil {
-		return werr
+		return 0, werr
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("qemu-img map: %v", err)
+		return 0, fmt.Errorf("qemu-img map: %v", err)
 	case end > st.Size():
-		return fmt.Errorf("it is cut short: its data end at %d, and it after %d bytes: %w", end, st.Size(), image.ErrFormat)
+		return 0, fmt.Errorf("it is cut short: its data end at %d, and it after %d bytes: %w", end, st.Size(), image.ErrFormat)
 	}
-	return nil
+	return data, nil
 }
 
-// mappedEnd reads what qemu-img map prints, an array that can be long, and
-// returns where in the file the last data end.
-func mappedEnd(d *json.Decoder) (int64, error) {
+// mapped reads what qemu-img map prints, an array that can be long, and returns
+// how many bytes of data there are and where in the file the last of them end.
+func mapped(d *json.Decoder) (data, end int64, err error) {
 	if _, err := d.Token(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var end int64
 	for d.More() {
-		var e struct{ Length, Offset int64 }
+		var e struct {
+			Length, Offset int64
+			Data, Zero     bool
+		}
 		if err := d.Decode(&e); err != nil {
-			return 0, err
+			return 0, 0, err
+		}
+		if e.Data && !e.Zero {
+			data += e.Length
 		}
 		if e.Offset > 0 { // else it has no data, or compressed ones
 			end = max(end, e.Offset+e.Length)
 		}
 	}
-	_, err := d.Token()
-	return end, err
+	_, err = d.Token()
+	return data, end, err
 }

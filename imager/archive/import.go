@@ -32,7 +32,7 @@ func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result,
 	case err != nil:
 		return capture.Result{}, fmt.Errorf("archive: import: %w", err)
 	case st.IsDir() && clonezilla.IsFolder(file):
-		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Folder(ctx, file, raw, cfg.Log) })
+		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Folder(ctx, file, raw, cfg.Log, cfg.Unpacking) })
 	case st.IsDir():
 		return capture.Result{}, &Refused{Device: file, Why: "it is a folder, and not one of Clonezilla"}
 	case st.Mode().Type() == os.ModeDevice:
@@ -41,7 +41,7 @@ func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result,
 		return Read(ctx, file, f, cfg) // a pipe
 	}
 	if clonezilla.IsImage(ctx, file) {
-		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Image(ctx, file, raw) })
+		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Image(ctx, file, raw, cfg.Unpacking) })
 	}
 	kind, err := detect(file, f, st.Size())
 	if err != nil {
@@ -69,7 +69,7 @@ func (c ImportConfig) foreign(ctx context.Context, kind format, file string) (ca
 	if err != nil {
 		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
 	}
-	return c.unpacked(ctx, file, func(raw string) error { return tool.unpack(ctx, kind, source, raw) })
+	return c.unpacked(ctx, file, func(raw string) error { return tool.unpack(ctx, kind, source, raw, c.Unpacking) })
 }
 
 // unpacked captures the raw disk that unpack makes of file, at an absolute path.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"huck/imager/decompress"
 	"huck/imager/image"
 )
 
@@ -36,6 +37,7 @@ type folder struct {
 	parts []string // those whose content was saved
 	dump  dump
 	log   *slog.Logger
+	meter *decompress.Meter // of the images of partitions
 }
 
 // IsFolder reports whether Clonezilla made a folder.
@@ -48,10 +50,11 @@ func IsFolder(path string) bool {
 	return false
 }
 
-// Folder makes the raw disk that Clonezilla saved in a folder. It is a *Refused
-// for what is not known; broken files wrap image.ErrFormat.
-func Folder(ctx context.Context, path, raw string, log *slog.Logger) error {
-	d := &folder{path: path, log: log}
+// Folder makes the raw disk that Clonezilla saved in a folder. tell is as for
+// Image. The error is a *Refused for what is not known; broken files wrap
+// image.ErrFormat.
+func Folder(ctx context.Context, path, raw string, log *slog.Logger, tell func(done, total int64)) error {
+	d := &folder{path: path, log: log, meter: decompress.NewMeter(tell)}
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -63,7 +66,7 @@ func Folder(ctx context.Context, path, raw string, log *slog.Logger) error {
 		case file == "":
 			return d.refuse("it has neither %s-pt.sf nor an image of %s", d.disk, d.disk)
 		}
-		return Image(ctx, file, raw)
+		return Image(ctx, file, raw, tell)
 	}
 	text, err := d.read("-pt.sf", textBytes)
 	if err != nil {
@@ -210,17 +213,25 @@ func (d *folder) file(part string) (string, error) {
 	return "", d.refuse("it has more than one image of %s: %s", part, strings.Join(found, ", "))
 }
 
-// files finds the images of all partitions, so that what lacks is known before
-// anything is written.
+// files finds the images of all partitions, so that what lacks and how much
+// there is to read are known before anything is written.
 func (d *folder) files() (map[string]string, error) {
 	files := map[string]string{}
 	for _, p := range d.dump.parts {
+		if d.dump.extended(p) {
+			continue
+		}
 		file, err := d.file(p.name)
 		if err != nil {
 			return nil, err
 		}
-		if file == "" && slices.Contains(d.parts, p.name) && !d.dump.extended(p) && !d.has(swapFile(p.name)) {
+		if file == "" && slices.Contains(d.parts, p.name) && !d.has(swapFile(p.name)) {
 			return nil, d.refuse("it has no image of %s, which its file parts names", p.name)
+		}
+		if file != "" {
+			if err := expect(d.meter, file); err != nil {
+				return nil, err
+			}
 		}
 		files[p.name] = file
 	}
@@ -233,7 +244,7 @@ func (d *folder) fill(ctx context.Context, f *os.File, files map[string]string) 
 		switch file := files[p.name]; {
 		case d.dump.extended(p):
 		case file != "":
-			if _, err := restoreAt(ctx, file, f, target{p.start, p.size}); err != nil {
+			if _, err := restoreAt(ctx, file, target{f, p.start, p.size}, d.meter); err != nil {
 				return err
 			}
 		case d.has(swapFile(p.name)):

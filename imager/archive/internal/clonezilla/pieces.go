@@ -30,16 +30,13 @@ type content struct {
 	pieces *pieces
 }
 
-func openContent(ctx context.Context, file string) (*content, error) {
-	files := []string{file}
-	if firstPiece.MatchString(file) {
-		var err error
-		if files, err = findPieces(file); err != nil {
-			return nil, err
-		}
+func openContent(ctx context.Context, file string, m *decompress.Meter) (*content, error) {
+	files, err := findPieces(file)
+	if err != nil {
+		return nil, err
 	}
 	p := &pieces{files: files}
-	s, err := decompress.Open(ctx, filepath.Base(file), p)
+	s, err := decompress.Open(ctx, filepath.Base(file), m.Reader(p))
 	if err != nil {
 		p.close()
 		return nil, err
@@ -59,9 +56,26 @@ func (c *content) isPartclone() bool {
 	return string(head) == partcloneMagic
 }
 
-// findPieces lists a file's pieces. One that is missing between others is an
-// error; whether the last is there, the content tells.
+// expect has the meter expect all pieces of a file.
+func expect(m *decompress.Meter, file string) error {
+	files, err := findPieces(file)
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil {
+			return err
+		}
+		m.Expect(st.Size())
+	}
+	return err
+}
+
+// findPieces lists the pieces of a file if it is the first of some, or just
+// that file. One that is missing between others is an error; whether the last is
+// there, the content tells.
 func findPieces(first string) ([]string, error) {
+	if !firstPiece.MatchString(first) {
+		return []string{first}, nil
+	}
 	m := splitName.FindStringSubmatch(filepath.Base(first))
 	entries, err := os.ReadDir(filepath.Dir(first)) // sorted
 	if m == nil || err != nil {
@@ -125,7 +139,7 @@ func (p *pieces) close() {
 // IsImage reports whether a file is an image of partclone, compressed or not,
 // or its first piece.
 func IsImage(ctx context.Context, file string) bool {
-	c, err := openContent(ctx, file)
+	c, err := openContent(ctx, file, nil)
 	if err != nil {
 		return false // whoever reads it otherwise will tell
 	}
@@ -134,10 +148,15 @@ func IsImage(ctx context.Context, file string) bool {
 }
 
 // Image makes a raw disk of an image of partclone: the filesystem without a
-// partition table. Errors of the image wrap image.ErrFormat.
-func Image(ctx context.Context, file, raw string) error {
+// partition table. tell, which may be nil, is called with the bytes of file read
+// and to be read. Errors of the image wrap image.ErrFormat.
+func Image(ctx context.Context, file, raw string, tell func(done, total int64)) error {
+	m := decompress.NewMeter(tell)
+	if err := expect(m, file); err != nil {
+		return err
+	}
 	return create(raw, func(f *os.File) error {
-		size, err := restoreAt(ctx, file, f, target{})
+		size, err := restoreAt(ctx, file, target{f, 0, 0}, m)
 		if err != nil {
 			return err
 		}
@@ -158,19 +177,22 @@ func create(raw string, fill func(*os.File) error) error {
 	return f.Close()
 }
 
-// target is where a filesystem belongs. A size of 0 is any.
-type target struct{ start, size int64 }
+// target is where in a file a filesystem belongs. A size of 0 is any.
+type target struct {
+	file        *os.File
+	start, size int64
+}
 
 // restoreAt restores an image of partclone or, for a partition, one of dd. It
 // returns the filesystem's size.
-func restoreAt(ctx context.Context, file string, f *os.File, t target) (int64, error) {
-	c, err := openContent(ctx, file)
+func restoreAt(ctx context.Context, file string, t target, m *decompress.Meter) (int64, error) {
+	c, err := openContent(ctx, file, m)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
 	if !c.isPartclone() {
-		return t.size, wrap(file, copySparse(ctx, c, io.NewOffsetWriter(f, t.start), room{t.size, t.size}))
+		return t.size, wrap(file, copySparse(ctx, c, io.NewOffsetWriter(t.file, t.start), room{t.size, t.size}))
 	}
 	p, err := openPartclone(c)
 	if err != nil {
@@ -179,7 +201,7 @@ func restoreAt(ctx context.Context, file string, f *os.File, t target) (int64, e
 	if t.size > 0 && p.size > t.size {
 		return 0, wrap(file, fmt.Errorf("a filesystem of %d bytes for a partition of %d: %w", p.size, t.size, image.ErrFormat))
 	}
-	return p.size, wrap(file, p.restore(ctx, io.NewOffsetWriter(f, t.start)))
+	return p.size, wrap(file, p.restore(ctx, io.NewOffsetWriter(t.file, t.start)))
 }
 
 func wrap(file string, err error) error {
