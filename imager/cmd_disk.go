@@ -59,7 +59,7 @@ func (c *captureCmd) Run(a *app) error {
 	r, err := capture.Run(a.ctx, capture.Config{
 		Device: dev, Store: st, Name: c.Name, Parent: parent, RawAll: c.Raw.all, Raw: c.Raw.parts, Force: c.Force, SkipBad: c.SkipBad, SkipPaging: c.Paging,
 		Workers: c.Workers, Log: a.log,
-		Progress: func(done, total int64) { p.Set(done, total, "") },
+		Progress: p.Step(""),
 	})
 	p.Stop()
 	if err != nil {

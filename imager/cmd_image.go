@@ -48,7 +48,7 @@ func (c *exportCmd) Run(a *app) error {
 		cfg.Parent = parent.Digest
 	}
 	p := a.ui.progress("export " + c.Ref)
-	cfg.Progress = func(done, total int64) { p.Set(done, total, "") }
+	cfg.Progress, cfg.Converting = p.Step(""), p.Step("convert")
 	var r archive.Exported
 	out := *a.ui
 	if c.File == stream {
@@ -102,7 +102,7 @@ func (c *importCmd) Run(a *app) error {
 	}
 	p := a.ui.progress("import " + c.File + c.Tree)
 	cfg := archive.ImportConfig{Store: st, Name: c.Name, TempDir: largeTempDir(), Workers: c.Workers, Log: a.log,
-		Progress: func(done, total int64) { p.Set(done, total, "") }}
+		Progress: p.Step(""), Unpacking: p.Step("unpack")}
 	var r capture.Result
 	switch c.File {
 	case "":

@@ -63,7 +63,11 @@ const (
 const description = `Makes images of disks, keeps them in a store, and puts them on disks.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused before the first write,
-4 not found, 5 verify or check found differences, 130 interrupted.`
+4 not found, 5 verify or check found differences, 130 interrupted.
+
+Progress goes to standard error. With --json it is such lines, in bytes:
+{"event":"progress","job":"import a.vmdk","step":"unpack","done":1,"total":9}
+Only what goes before (unpack) or after (convert) the job proper has a step.`
 
 // usageError is about the words on the command line.
 type usageError struct{ error }

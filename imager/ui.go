@@ -50,79 +50,102 @@ func (u *ui) result(v any, format string, a ...any) error {
 
 // progress shows how far a job is.
 type progress struct {
+	job  string
 	mu   sync.Mutex
-	set  func(done, total int64, words string)
+	set  func(moment)
 	stop func()
+}
+
+// moment is how far a job is, or one step of it that goes before or after
+// the job proper and has bytes of its own. Its JSON is a line of --json.
+type moment struct {
+	Event string `json:"event"` // progress
+	Job   string `json:"job"`
+	Step  string `json:"step,omitempty"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+	words string
+}
+
+// name is what people are told is going on.
+func (m moment) name() string {
+	if m.Step == "" {
+		return m.Job
+	}
+	return m.Job + ", " + m.Step
 }
 
 // progress begins to show a job of that name. The caller must call Stop.
 func (u *ui) progress(name string) *progress {
+	p := &progress{job: name, set: func(moment) {}, stop: func() {}}
 	switch {
 	case u.quiet:
-		return &progress{set: func(int64, int64, string) {}, stop: func() {}}
 	case u.json:
-		return &progress{set: everyLine(u.env.Stderr, func(done, total int64, words string) string {
-			b, _ := json.Marshal(struct { // cannot fail: three plain fields
-				Event string `json:"event"`
-				Job   string `json:"job"`
-				Done  int64  `json:"done"`
-				Total int64  `json:"total"`
-			}{"progress", name, done, total})
+		p.set = everyLine(u.env.Stderr, func(m moment) string {
+			b, _ := json.Marshal(m) // cannot fail: plain fields
 			return string(b)
-		}), stop: func() {}}
+		})
 	case !u.env.Terminal:
-		return &progress{set: everyLine(u.env.Stderr, func(done, total int64, words string) string {
-			return fmt.Sprintf("%s: %s of %s (%d %%)%s", name, size(done), size(total), percent(done, total), words)
-		}), stop: func() {}}
+		p.set = everyLine(u.env.Stderr, func(m moment) string {
+			return fmt.Sprintf("%s: %s of %s (%d %%)%s", m.name(), size(m.Done), size(m.Total), percent(m.Done, m.Total), m.words)
+		})
+	default:
+		p.set, p.stop = u.bar(name)
 	}
-	return u.bar(name)
+	return p
 }
 
-func (u *ui) bar(name string) *progress {
+func (u *ui) bar(name string) (set func(moment), stop func()) {
 	p := mpb.New(mpb.WithOutput(u.env.Stderr), mpb.WithWidth(80), mpb.WithAutoRefresh())
-	words := ""
+	now := moment{Job: name}
 	var mu sync.Mutex
 	b := p.AddBar(0,
-		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.PrependDecorators(
+			decor.Any(func(decor.Statistics) string { mu.Lock(); defer mu.Unlock(); return now.name() + " " }),
+			decor.CountersKibiByte("% .1f / % .1f")),
 		mpb.AppendDecorators(decor.Percentage(), decor.Name(" "), decor.Elapsed(decor.ET_STYLE_MMSS),
-			decor.Any(func(decor.Statistics) string { mu.Lock(); defer mu.Unlock(); return words })))
-	return &progress{
-		set: func(done, total int64, w string) {
-			mu.Lock()
-			words = w
-			mu.Unlock()
-			b.SetTotal(total, false)
-			b.SetCurrent(done)
-		},
-		stop: func() {
-			b.Abort(false)
-			p.Wait()
-		},
+			decor.Any(func(decor.Statistics) string { mu.Lock(); defer mu.Unlock(); return now.words })))
+	set = func(m moment) {
+		mu.Lock()
+		now = m
+		mu.Unlock()
+		b.SetTotal(m.Total, false)
+		b.SetCurrent(m.Done)
+	}
+	return set, func() {
+		b.Abort(false)
+		p.Wait()
 	}
 }
 
 // everyLine prints at most one line each lineEvery.
-func everyLine(w io.Writer, line func(done, total int64, words string) string) func(int64, int64, string) {
+func everyLine(w io.Writer, line func(moment) string) func(moment) {
 	last := time.Now()
-	return func(done, total int64, words string) {
+	return func(m moment) {
 		if time.Since(last) < lineEvery {
 			return
 		}
 		last = time.Now()
-		fmt.Fprintln(w, line(done, total, words)) // nothing can be done about a stderr that is gone
+		fmt.Fprintln(w, line(m)) // nothing can be done about a stderr that is gone
 	}
 }
 
-// Set tells that done of total bytes are done; words follow them on the line.
-func (p *progress) Set(done, total int64, words string) {
+func (p *progress) show(m moment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.set(done, total, words)
+	m.Event, m.Job = "progress", p.job
+	p.set(m)
+}
+
+// Step returns what shows the bytes done and to do of a step of the job, or of
+// the job itself if step is empty.
+func (p *progress) Step(step string) func(done, total int64) {
+	return func(done, total int64) { p.show(moment{Step: step, Done: done, Total: total}) }
 }
 
 // Install shows the progress of an installation.
 func (p *progress) Install(s api.Progress) {
-	p.Set(s.InPlace+s.Written, s.Total, fmt.Sprintf(", %s in place", size(s.InPlace)))
+	p.show(moment{Done: s.InPlace + s.Written, Total: s.Total, words: fmt.Sprintf(", %s in place", size(s.InPlace))})
 }
 
 // Stop ends the showing.
