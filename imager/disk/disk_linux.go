@@ -140,10 +140,21 @@ func (d *device) openBlock(write bool) error {
 		return fmt.Errorf("disk: sector size of %s: %v", d.path, err)
 	}
 	d.size, d.sector = int64(size), int(sector)
+	d.dropCache()
 	if write {
 		d.openDirect()
 	}
 	return nil
+}
+
+// dropCache makes reads come from the device. A block device has a page cache of
+// its own, which stays as long as anybody has it open, and does not see what is
+// written to a partition of it or by a filesystem to its files: with that, the
+// free blocks of a disk would be of today and the files of yesterday.
+func (d *device) dropCache() {
+	// A write error of others, long ago, is not for us to tell.
+	_ = d.f.Sync()
+	_ = unix.Fadvise(int(d.f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
 
 // takeBlock reopens the device for writing, for us alone.

@@ -116,3 +116,29 @@ func TestReserveFull(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }
+
+// TestStaleCache: what was written to a block device behind its page cache, as
+// by a filesystem on it, is read, although somebody had it open all the time.
+func TestStaleCache(t *testing.T) {
+	dev, file := loop(t, 4<<20)
+	held := must[*os.File](t)(os.Open(dev))
+	defer held.Close()
+	got, want := make([]byte, 4096), bytes.Repeat([]byte{7}, 4096)
+	_, err := held.ReadAt(got, 1<<20)
+	ok(t, err)
+	f := must[*os.File](t)(os.OpenFile(file, os.O_WRONLY, 0))
+	_, err = f.WriteAt(want, 1<<20)
+	ok(t, err)
+	ok(t, f.Sync())
+	ok(t, f.Close())
+	if _, err := held.ReadAt(got, 1<<20); err != nil || bytes.Equal(got, want) {
+		t.Fatalf("the kernel has no cache here, error %v", err)
+	}
+	d := must[disk.Device](t)(disk.Open(dev, false))
+	defer d.Close()
+	_, err = d.ReadAt(got, 1<<20)
+	ok(t, err)
+	if !bytes.Equal(got, want) {
+		t.Error("what was read is not what the device holds")
+	}
+}
