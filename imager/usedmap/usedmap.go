@@ -13,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"huck/imager/image"
+	"huck/imager/ptable"
 	"huck/imager/usedmap/btrfs"
 	"huck/imager/usedmap/exfat"
 	"huck/imager/usedmap/ext"
@@ -76,7 +78,11 @@ func probeWith(r io.ReaderAt, size int64, inside lvm.Inside) (Result, error) {
 	case 0:
 		return blank(r, size)
 	case 1:
-		return *found[0], refused
+		if refused != nil {
+			return *found[0], refused
+		}
+		err := nested(found[0], r, size)
+		return *found[0], err
 	}
 	var names []string
 	for _, f := range found {
@@ -86,6 +92,28 @@ func probeWith(r io.ReaderAt, size int64, inside lvm.Inside) (Result, error) {
 	// cannot be told, so none is believed, and one in use is enough to refuse.
 	res := Result{Content: "unknown"}
 	return *res.TakeWhole("it looks like %s at once", strings.Join(names, " and ")), refused
+}
+
+// nested takes a partition whole that has a partition table of its own, as the
+// disk of a virtual machine has: what was found is then likely to be left from
+// before, and knows nothing of what the partitions inside use. Where the
+// content begins with the first sector, that is not a table's.
+func nested(found *Result, r io.ReaderAt, size int64) error {
+	if found.Used == nil || slices.Contains([]string{"vfat", "ntfs", "exfat", "xfs"}, found.Content) {
+		return nil
+	}
+	const sector = 512
+	t, err := ptable.Read(r, size, sector)
+	switch {
+	case errors.Is(err, ptable.ErrGPT) || errors.Is(err, ptable.ErrMBR):
+		found.TakeWhole("a damaged partition table is in front of it")
+	case err != nil:
+		found.TakeWhole("it could not be read: %v", err)
+		return err
+	case t.Kind != "none":
+		found.TakeWhole("a partition table (%s) is in front of it", t.Kind)
+	}
+	return nil
 }
 
 // blank tells a partition that begins with zeros from one we do not know.
