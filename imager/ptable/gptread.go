@@ -2,6 +2,7 @@ package ptable
 
 import (
 	"errors"
+	"slices"
 
 	"huck/imager/image"
 )
@@ -10,7 +11,7 @@ import (
 func (d *disk) gpt(lba0 []byte) error {
 	d.t.Kind = "gpt"
 	if hybrid(lba0) {
-		d.warn("hybrid MBR: the GPT counts, the partitions in the MBR are taken for copies of its own")
+		d.warn("hybrid MBR: the GPT counts, the partitions in the MBR are taken for copies of its own where they are inside them")
 	}
 	h, entries, err := d.header(primaryLBA)
 	sound := err == nil
@@ -25,7 +26,31 @@ func (d *disk) gpt(lba0 []byte) error {
 	d.meta(primaryLBA, 1)
 	d.meta(int64(h.EntriesLBA()), int64(h.entrySectors()))
 	d.gptParts(h, entries)
+	d.hybridParts(lba0)
 	return d.backup(h)
+}
+
+// hybridParts takes what the partitions of a hybrid MBR have outside those of
+// the GPT for the table's own, so that it is kept: some system may use it.
+func (d *disk) hybridParts(lba0 []byte) {
+	if !hybrid(lba0) {
+		return
+	}
+	for i := range 4 {
+		p := mbrEntry(lba0, i)
+		if !p.used() || p.kind() == typeProtective {
+			continue
+		}
+		start, end := int64(p.start()), min(int64(p.start())+int64(p.sectors()), d.sectors)
+		inside := slices.ContainsFunc(d.t.Parts, func(q Part) bool {
+			return q.Start <= start*d.sector && end*d.sector <= q.Start+q.Size
+		})
+		if start >= end || inside {
+			continue
+		}
+		d.warn("partition %d of the hybrid MBR, sectors %d to %d, is in none of the GPT's: kept whole", i+1, start, end-1)
+		d.meta(start, end-start)
+	}
 }
 
 // primaryFits tells whether the disk is as large as its GPT says, and whether

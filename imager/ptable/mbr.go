@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrMBR is wrapped by the errors about an MBR that cannot be taken as it is.
@@ -16,6 +17,10 @@ const (
 	maxLogical = 256
 
 	typeProtective = 0xee
+	typeLDM        = 0x42
+	// ldmSize is the length in bytes of a dynamic disk's database, which ends
+	// where the disk ends (Linux, Documentation/admin-guide/ldm.rst).
+	ldmSize = 1 << 20
 )
 
 // mbrRecord is one of the four partition records of an MBR or EBR (UEFI 2.10,
@@ -83,6 +88,9 @@ func (d *disk) mbr(lba0 []byte) error {
 	d.t.Kind = "mbr"
 	for i := range 4 {
 		p := mbrEntry(lba0, i)
+		if p.used() && p.kind() == typeLDM {
+			d.dynamic()
+		}
 		switch {
 		case !p.used():
 		case p.extended():
@@ -94,6 +102,18 @@ func (d *disk) mbr(lba0 []byte) error {
 		}
 	}
 	return nil
+}
+
+// dynamic keeps the database of a dynamic disk of Windows, without which its
+// volumes are not found. It stands behind all partitions.
+func (d *disk) dynamic() {
+	n := min(ldmSize/d.sector, d.sectors)
+	e := d.extent(uint64(d.sectors-n), uint64(d.sectors))
+	if slices.Contains(d.t.Metadata, e) {
+		return // every partition of such a disk has the type
+	}
+	d.warn("dynamic disk of Windows: its database is in the disk's last %d bytes, where only a disk of the same size has them", e.Size)
+	d.t.Metadata = append(d.t.Metadata, e)
 }
 
 func (d *disk) addMBR(number int, start int64, p mbrRecord) {

@@ -296,6 +296,42 @@ func TestOddDisks(t *testing.T) {
 	}
 }
 
+// TestOutside has what belongs to no partition that is listed, and is of use:
+// partitions of a hybrid MBR that the GPT has not, and the database of a dynamic
+// disk.
+func TestOutside(t *testing.T) {
+	hybrid := func(broken bool) []byte {
+		b := gptDisk(1000, 512, 128, [2]uint64{40, 99}, [2]uint64{100, 199})
+		record{0x83, 50, 10}.put(b, 1)
+		record{0x0c, 300, 100}.put(b, 2)
+		if broken {
+			b[512] = 1
+		}
+		return b
+	}
+	for name, c := range map[string]struct {
+		disk []byte
+		want image.Extent
+		warn string
+	}{
+		"hybrid":              {hybrid(false), image.Extent{Start: 300 * 512, Size: 100 * 512}, "partition 3 of the hybrid MBR"},
+		"hybrid, from backup": {hybrid(true), image.Extent{Start: 300 * 512, Size: 100 * 512}, "partition 3 of the hybrid MBR"},
+		"dynamic": {mbrDisk(5000, record{0x42, 63, 500}, record{0x42, 600, 500}),
+			image.Extent{Start: 2952 * 512, Size: 1 << 20}, "dynamic disk"},
+		"small dynamic": {mbrDisk(100, record{0x42, 63, 30}), image.Extent{Start: 0, Size: 100 * 512}, "dynamic disk"},
+	} {
+		table, err := read(c.disk, 512)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		all := strings.Join(table.Warnings, "\n")
+		if !slices.Contains(table.Metadata, c.want) || strings.Count(all, c.warn) != 1 || strings.Contains(all, "partition 2 of the hybrid") {
+			t.Errorf("%s: kept %v, want %v; warnings %q", name, table.Metadata, c.want, all)
+		}
+	}
+}
+
 type record struct {
 	kind           byte
 	start, sectors uint32

@@ -43,6 +43,7 @@ func (d *disk) fromBackup(lba0 []byte, s suspect) error {
 		d.warn("the primary GPT is damaged, the backup was read in its place (%v)", s.cause)
 		d.maskBackup(b.EntriesLBA(), b.entrySectors(), b.MyLBA())
 		d.gptParts(b, entries)
+		d.hybridParts(lba0)
 		return d.repair(lba0, old, b, entries)
 	}
 	if !errors.Is(s.cause, ErrGPT) {
