@@ -86,6 +86,27 @@ func mdAtEnd(r io.ReaderAt, size int64) (*Result, error) {
 			return res.TakeWhole("used blocks of a RAID member are not known to this program"), nil
 		}
 	}
+	return drbdAtEnd(r, size)
+}
+
+// drbdAtEnd finds DRBD's internal metadata, behind what looks like the
+// filesystem on it: without them there is no telling which copy is the newer.
+// Their last 4 KiB begin with 60 bytes of other fields (LINBIT, DRBD 8.4 and 9,
+// drbd_md.h), integers being big-endian.
+func drbdAtEnd(r io.ReaderAt, size int64) (*Result, error) {
+	const block, magicAt, v8, v8unclean, v9 = 4096, 60, 0x8374026b, 0x8374026c, 0x8374026d
+	if size < 2*block {
+		return nil, nil
+	}
+	b := make([]byte, magicAt+4)
+	if err := probe.Read(r, b, size&^(block-1)-block); err != nil {
+		return nil, err
+	}
+	switch binary.BigEndian.Uint32(b[magicAt:]) {
+	case v8, v8unclean, v9:
+		res := &Result{Content: "drbd"}
+		return res.TakeWhole("used blocks of a DRBD member are not known to this program"), nil
+	}
 	return nil, nil
 }
 

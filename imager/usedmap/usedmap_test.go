@@ -92,6 +92,8 @@ func TestSignatures(t *testing.T) {
 		"md 1.0":            {"linux_raid_member", mib + 512, map[int]string{mib - 8192: md + "\x01"}},
 		"md 0.90":           {"linux_raid_member", mib + 512, map[int]string{mib - 65536: md + "\x00"}},
 		"md 1.0 over ext":   {"unknown", mib, map[int]string{mib - 8192: md + "\x01", 1024 + 0x38: "\x53\xef\x01"}},
+		"drbd":              {"drbd", mib + 512, map[int]string{mib - 4096 + 60: "\x83\x74\x02\x6b"}},
+		"drbd 9 over ext":   {"unknown", mib, map[int]string{mib - 4096 + 60: "\x83\x74\x02\x6d", 1024 + 0x38: "\x53\xef\x01"}},
 		"md in wrong place": {"unknown", mib, map[int]string{mib - 8192: md + "\x00", 0: "x"}},
 		"iso":               {"iso9660", mib, map[int]string{0x8001: "CD001"}},
 		"bitlocker":         {"BitLocker", mib, map[int]string{3: "-FVE-FS-", 510: "\x55\xaa"}},
