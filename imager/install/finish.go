@@ -106,6 +106,9 @@ func (j *Job) finish(ctx context.Context) error {
 	if err := j.clearUnused(ctx); err != nil {
 		return err
 	}
+	if err := j.eraseLeftovers(); err != nil {
+		return err
+	}
 	if !j.touched.Load() {
 		ok, err := j.checkBackup()
 		if ok || err != nil {

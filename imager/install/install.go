@@ -21,7 +21,8 @@ type Refused = disk.Refused
 
 // What becomes of blocks that the image does not use.
 const (
-	// Leave does not touch them.
+	// Leave does not touch them, but for magic numbers by which the disk's earlier
+	// content would be found in place of the image's.
 	Leave = "leave"
 	// Discard tells the device that they are free (TRIM), where it can.
 	Discard = "discard"

@@ -1,0 +1,104 @@
+package usedmap
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"huck/imager/usedmap/internal/probe"
+)
+
+// Mark is a magic number, by which content is recognised.
+type Mark struct {
+	Content string
+	// Offset and Size are where it is, in bytes.
+	Offset, Size int64
+}
+
+// Marks finds magic numbers in a partition or disk in r, size bytes long, that
+// stand where other content may have free blocks: behind the first 4 KiB, or
+// relative to the end. It does not ask whether what they announce is sound: who
+// looks for a filesystem's UUID does not either. Errors are those of reading;
+// what was found is valid beside one.
+func Marks(r io.ReaderAt, size int64) ([]Mark, error) {
+	var marks []Mark
+	head := make([]byte, min(size, identifyBytes))
+	err := probe.Read(r, head, 0)
+	if err == nil {
+		for _, s := range farSignatures() {
+			if at(head, s.at, s.magic) {
+				marks = append(marks, Mark{s.content, s.at, int64(len(s.magic))})
+			}
+		}
+	}
+	for _, s := range endSignatures(size) {
+		b := make([]byte, len(s.magic))
+		if s.at < 0 {
+			continue
+		}
+		if rerr := probe.Read(r, b, s.at); rerr != nil {
+			err = errors.Join(err, rerr)
+		} else if string(b) == s.magic {
+			marks = append(marks, Mark{s.content, s.at, int64(len(b))})
+		}
+	}
+	pool, zerr := zfsMarks(r, size)
+	return append(marks, pool...), errors.Join(err, zerr)
+}
+
+// farSignatures are those behind the first 4 KiB, which all content that Probe
+// knows has for itself.
+func farSignatures() []signature {
+	far := []signature{{content: "btrfs", at: 0x10040, magic: "_BHRfS_M"}}
+	for _, s := range signatures() {
+		if s.at >= 4096 {
+			far = append(far, s)
+		}
+	}
+	for page := int64(8 << 10); page <= 64<<10; page *= 2 {
+		for _, magic := range []string{"SWAPSPACE2", "SWAP-SPACE", "S1SUSPEND", "S2SUSPEND", "ULSUSPEND"} {
+			far = append(far, signature{content: "swap", at: page - 10, magic: magic})
+		}
+	}
+	return far
+}
+
+// endSignatures are relative to the end of size bytes: what mdAtEnd and
+// drbdAtEnd look for, and the metadata of Intel's RAID and of SNIA's DDF.
+func endSignatures(size int64) []signature {
+	sectors := size / 512
+	drbd := size&^4095 - 4096 + 60
+	return []signature{
+		{content: "linux_raid_member", at: (sectors - 16) &^ 7 * 512, magic: mdMagic},
+		{content: "linux_raid_member", at: size&^0xffff - 0x10000, magic: mdMagic},
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6b"},
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6c"},
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6d"},
+		{content: "isw_raid_member", at: (sectors - 2) * 512, magic: "Intel Raid ISM Cfg Sig."},
+		{content: "ddf_raid_member", at: (sectors - 1) * 512, magic: "\xde\x11\xde\x11"},
+	}
+}
+
+// zfsMarks finds the uberblocks in the four labels of a ZFS vdev: two at its
+// start, two at its end, each 256 KiB with a ring of uberblocks in its second
+// half (OpenZFS, vdev_impl.h).
+func zfsMarks(r io.ReaderAt, size int64) (marks []Mark, err error) {
+	const label, ring, slot, magic = 256 << 10, 128 << 10, 1 << 10, 0x00bab10c
+	end := size &^ (label - 1)
+	if end < 4*label {
+		return nil, nil
+	}
+	b := make([]byte, ring)
+	for _, at := range []int64{0, label, end - 2*label, end - label} {
+		if rerr := probe.Read(r, b, at+label-ring); rerr != nil {
+			err = errors.Join(err, rerr)
+			continue
+		}
+		for i := int64(0); i < ring; i += slot {
+			if binary.LittleEndian.Uint64(b[i:]) == magic {
+				marks = append(marks, Mark{"zfs_member", at + label - ring + i, 8})
+			}
+		}
+	}
+	return marks, err
+}
