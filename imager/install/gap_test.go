@@ -18,6 +18,12 @@ type blankDisk struct {
 	*memDisk
 	full     bool
 	reserved []image.Extent
+	zeroed   int64 // bytes
+}
+
+func (d *blankDisk) Zero(off, n int64) error {
+	d.zeroed += n
+	return d.memDisk.Zero(off, n)
 }
 
 func (*blankDisk) Blank() bool { return true }
@@ -85,5 +91,8 @@ func TestNoRoom(t *testing.T) {
 	}
 	if _, err := j.Run(t.Context(), install.FromStore(src)); !errors.Is(err, unix.ENOSPC) || dev.writes > 0 {
 		t.Errorf("%d writes, %v", dev.writes, err)
+	}
+	if dev.zeroed != dev.Size() {
+		t.Errorf("%d bytes are given back", dev.zeroed)
 	}
 }

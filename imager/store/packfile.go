@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -131,7 +132,10 @@ func (p *packFile) writeAt(b []byte, off int64) error {
 		}
 		// EINVAL: a filesystem that takes the flag and not the writes.
 		if !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("store: write pack: %w", err)
+			if pe, ok := errors.AsType[*fs.PathError](err); ok {
+				err = pe.Err // its path is one in /proc
+			}
+			return fmt.Errorf("store: write pack %s: %w", p.f.Name(), err)
 		}
 	}
 	if _, err := p.f.WriteAt(b, off); err != nil {
