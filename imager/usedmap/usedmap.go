@@ -112,6 +112,8 @@ func nested(found *Result, r io.ReaderAt, size int64) error {
 		return err
 	case t.Kind != "none":
 		found.TakeWhole("a partition table (%s) is in front of it", t.Kind)
+	case len(t.Warnings) > 0:
+		found.TakeWhole("what may be a partition table is in front of it: %s", t.Warnings[0])
 	}
 	return nil
 }

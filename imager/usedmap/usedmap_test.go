@@ -137,6 +137,36 @@ func TestNested(t *testing.T) {
 	}
 }
 
+// TestLostTable is TestNested where the table has lost its protective MBR.
+func TestLostTable(t *testing.T) {
+	path := newFile(t, 128*mib)
+	run(t, "mkfs.btrfs", "-q", path)
+	run(t, "sh", "-c", `printf 'label: gpt\nstart=4MiB,size=64MiB\n' | sfdisk -q --wipe never --wipe-partitions never `+path)
+	patch(t, path, 512-64, func(b []byte) { clear(b) })
+	if res, err := probe(t, path); err != nil || res.Used != nil || res.Whole == "" {
+		t.Errorf("%+v, error %v", res, err)
+	}
+}
+
+// TestTail has data behind the end of what tells no more than where it ends.
+func TestTail(t *testing.T) {
+	for content, mk := range map[string]string{"vfat": "mkfs.vfat", "swap": "mkswap"} {
+		path := newFile(t, 8*mib)
+		args := append(strings.Fields(mk), path)
+		run(t, args[0], args[1:]...)
+		if res, err := probe(t, path); err != nil || res.Used == nil || len(res.Warnings) > 0 {
+			t.Errorf("%s: %+v, error %v", content, res, err)
+		}
+		if err := os.Truncate(path, 9*mib); err != nil {
+			t.Fatal(err)
+		}
+		res, err := probe(t, path)
+		if err != nil || res.Used == nil || !strings.Contains(strings.Join(res.Warnings, "\n"), " bytes between the ") {
+			t.Errorf("%s: %+v, error %v", content, res, err)
+		}
+	}
+}
+
 // flaky is a disk with an unreadable sector at off.
 type flaky struct {
 	io.ReaderAt
