@@ -268,7 +268,7 @@ func (c *checkCmd) Run(a *app) error {
 	err = a.ui.result(map[string]any{"event": "done", "tags": r.Tags, "images": r.Images, "packs": r.Packs, "chunks": r.Chunks, "bytes": r.Bytes, "damaged": r.Damaged},
 		"%d tags, %d images, %d packs, %d chunks, %s: %d damaged", r.Tags, r.Images, r.Packs, r.Chunks, size(r.Bytes), r.Damaged)
 	if err == nil && r.Damaged > 0 {
-		err = fmt.Errorf("store %s: %w", c.Store, errDiffers)
+		err = fmt.Errorf("store %s: %w; what a damaged pack had comes back when the pack is deleted and the same images are captured or imported again", c.Store, errDiffers)
 	}
 	return err
 }
