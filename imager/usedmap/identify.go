@@ -26,9 +26,10 @@ type Identity struct {
 	MaxSector int
 }
 
-// identifyBytes reaches over the superblock that stands farthest from the
-// start: Btrfs' at 64 KiB, of which the label ends at 0x22b.
-const identifyBytes = 0x10000 + 0x400
+// identifyBytes reaches over the superblocks that stand farthest from the
+// start, at 64 KiB: of Btrfs' the label ends at 0x22b, UFS' has its magic number
+// at 0x55c.
+const identifyBytes = 0x10000 + 0x600
 
 // Identify recognises content by its superblock, in one or two reads of a few
 // KiB: what is on a disk, told before it is overwritten. Unlike Probe it

@@ -79,6 +79,9 @@ func endSignatures(size int64) []signature {
 	}
 }
 
+// minUberblocks is how many of them make a ZFS: libblkid wants as many.
+const minUberblocks = 4
+
 // zfsMarks finds the uberblocks in the four labels of a ZFS vdev: two at its
 // start, two at its end, each 256 KiB with a ring of uberblocks in its second
 // half (OpenZFS, vdev_impl.h).

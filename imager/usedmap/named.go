@@ -31,7 +31,13 @@ func signatures() []signature {
 		{content: "erofs", at: 1024, magic: "\xe2\xe1\xf5\xe0", uuid: 48, label: 64, labelLen: 16},
 		{content: "bcache", at: 4096 + 24, magic: "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", uuid: 16},
 		{content: "jfs", at: 0x8000, magic: "JFS1", uuid: 136, label: 152, labelLen: 16},
+		{content: "bcachefs", at: 4096 + 24, magic: "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"},
 		{content: "reiserfs", at: 0x10034, magic: "ReIsEr"},
+		{content: "gfs2", at: 0x10000, magic: "\x01\x16\x19\x70\x00\x00\x00\x01"},
+		{content: "ocfs2", at: 0x2000, magic: "OCFSV2"},
+		// These leave the blocks before their superblock alone.
+		{content: "ufs", at: 0x2000 + 1372, magic: "\x54\x19\x01\x00"},
+		{content: "ufs", at: 0x10000 + 1372, magic: "\x19\x01\x54\x19"},
 	}
 }
 
@@ -48,7 +54,7 @@ const mdMagic = "\xfc\x4e\x2b\xa9"
 
 // named recognises content that is always taken whole.
 func named(r io.ReaderAt, size int64) (*Result, error) {
-	head := make([]byte, min(size, 0x10400))
+	head := make([]byte, min(size, identifyBytes))
 	if err := probe.Read(r, head, 0); err != nil {
 		return nil, err
 	}

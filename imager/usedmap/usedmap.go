@@ -81,7 +81,7 @@ func probeWith(r io.ReaderAt, size int64, inside lvm.Inside) (Result, error) {
 		if refused != nil {
 			return *found[0], refused
 		}
-		err := nested(found[0], r, size)
+		err := doubt(found[0], r, size)
 		return *found[0], err
 	}
 	var names []string
@@ -94,12 +94,30 @@ func probeWith(r io.ReaderAt, size int64, inside lvm.Inside) (Result, error) {
 	return *res.TakeWhole("it looks like %s at once", strings.Join(names, " and ")), refused
 }
 
+// doubt takes a partition whole that shows something else beside what was found.
+// That is then likely to be left from before, sound as it looks, and knows
+// nothing of what is in use now.
+func doubt(found *Result, r io.ReaderAt, size int64) error {
+	if found.Used == nil {
+		return nil
+	}
+	marks, err := zfsMarks(r, size)
+	if err != nil {
+		found.TakeWhole("it could not be read: %v", err)
+		return err
+	}
+	if len(marks) >= minUberblocks {
+		found.TakeWhole("it looks like %s and zfs_member at once", found.Content)
+		return nil
+	}
+	return nested(found, r, size)
+}
+
 // nested takes a partition whole that has a partition table of its own, as the
-// disk of a virtual machine has: what was found is then likely to be left from
-// before, and knows nothing of what the partitions inside use. Where the
-// content begins with the first sector, that is not a table's.
+// disk of a virtual machine has. Where the content begins with the first sector,
+// that is not a table's.
 func nested(found *Result, r io.ReaderAt, size int64) error {
-	if found.Used == nil || slices.Contains([]string{"vfat", "ntfs", "exfat", "xfs"}, found.Content) {
+	if slices.Contains([]string{"vfat", "ntfs", "exfat", "xfs"}, found.Content) {
 		return nil
 	}
 	const sector = 512

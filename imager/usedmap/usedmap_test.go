@@ -94,6 +94,8 @@ func TestSignatures(t *testing.T) {
 		"md 1.0 over ext":   {"unknown", mib, map[int]string{mib - 8192: md + "\x01", 1024 + 0x38: "\x53\xef\x01"}},
 		"drbd":              {"drbd", mib + 512, map[int]string{mib - 4096 + 60: "\x83\x74\x02\x6b"}},
 		"drbd 9 over ext":   {"unknown", mib, map[int]string{mib - 4096 + 60: "\x83\x74\x02\x6d", 1024 + 0x38: "\x53\xef\x01"}},
+		"ufs over ext":      {"unknown", mib, map[int]string{0x1055c: "\x19\x01\x54\x19", 1024 + 0x38: "\x53\xef\x01"}},
+		"bcachefs":          {"bcachefs", mib, map[int]string{4120: "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"}},
 		"md in wrong place": {"unknown", mib, map[int]string{mib - 8192: md + "\x00", 0: "x"}},
 		"iso":               {"iso9660", mib, map[int]string{0x8001: "CD001"}},
 		"bitlocker":         {"BitLocker", mib, map[int]string{3: "-FVE-FS-", 510: "\x55\xaa"}},
@@ -134,6 +136,20 @@ func TestNested(t *testing.T) {
 				t.Errorf("%s with a table inside (%s): %+v, error %v", content, label, res, err)
 			}
 		}
+	}
+}
+
+// TestZFSOverExt has what zpool create -f leaves of an ext4: its superblock and
+// descriptors stand where a ZFS label has room for a boot block.
+func TestZFSOverExt(t *testing.T) {
+	path := newFile(t, 64*mib)
+	run(t, "mke2fs", "-q", "-t", "ext4", "-b", "4096", path)
+	mustProbe(t, path, "ext4")
+	for i := range int64(8) {
+		patch(t, path, 128<<10+i<<10, func(b []byte) { copy(b, "\x0c\xb1\xba\x00\x00\x00\x00\x00") })
+	}
+	if res, err := probe(t, path); err != nil || res.Used != nil || !strings.Contains(res.Whole, "ext4 and zfs_member") {
+		t.Errorf("%+v, error %v", res, err)
 	}
 }
 
