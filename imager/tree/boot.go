@@ -102,10 +102,22 @@ func (b bootFiles) text(l Layout, part, dir string) string {
 	return s.String()
 }
 
+// fatBits is the kind of FAT for a filesystem of so many bytes, as mkfs.vfat
+// itself chooses; but of a file it takes the whole for the filesystem.
+func fatBits(size int64) int {
+	switch {
+	case size < 16*mib:
+		return 12
+	case size < 512*mib:
+		return 16
+	}
+	return 32
+}
+
 // makeESP makes the EFI system partition, with the tree's boot loader and what
 // that is to start, or empty.
 func (m *maker) makeESP(ctx context.Context, src *source, boot bootFiles, part string) error {
-	_, err := run(ctx, nil, "mkfs.vfat", "-n", "ESP", fmt.Sprintf("--offset=%d", mib/sector), m.disk, fmt.Sprint(m.l.ESPSize/1024))
+	_, err := run(ctx, nil, "mkfs.vfat", "-F", fmt.Sprint(fatBits(m.l.ESPSize)), "-n", "ESP", fmt.Sprintf("--offset=%d", mib/sector), m.disk, fmt.Sprint(m.l.ESPSize/1024))
 	if err != nil || boot.loader == "" {
 		return err
 	}

@@ -226,6 +226,29 @@ func checkTar(t *testing.T, out string) {
 	}
 }
 
+// TestDefaultESP has a disk so large that mkfs.vfat would make FAT32 of it, and
+// ESPs of each kind of FAT.
+func TestDefaultESP(t *testing.T) {
+	_ = judge(t, "mkfs.ext4", "-V")
+	file := writeFile(t, "tree", archive(t))
+	for _, esp := range []int64{0, 8 << 20, 600 << 20} {
+		out := filepath.Join(t.TempDir(), "disk")
+		l := parse(t, fmt.Sprintf(`{"disk_size":4294967296,"esp_size":%d}`, esp))
+		if err := tree.Make(t.Context(), tree.Config{Tree: file, Layout: l}, out); err != nil {
+			t.Errorf("ESP of %d bytes: %v", esp, err)
+			continue
+		}
+		judge(t, "sfdisk", "--verify", out)
+		if err := os.Truncate(out, 1<<20+l.ESPSize); err != nil {
+			t.Fatal(err)
+		}
+		part := filepath.Join(t.TempDir(), "esp")
+		judge(t, "dd", "if="+out, "of="+part, "bs=1M", "skip=1", "conv=sparse", "status=none")
+		judge(t, "truncate", "-s", fmt.Sprint(l.ESPSize), part)
+		judge(t, "fsck.vfat", "-n", part)
+	}
+}
+
 // TestFolder has a boot loader in the tree, and so all that starts it on the ESP.
 func TestFolder(t *testing.T) {
 	dir := t.TempDir()
