@@ -41,8 +41,9 @@ type inode struct {
 	modified time.Time   // of a folder
 }
 
-// Types of a file in its mode (inode(7)).
+// Types of a file in its mode (inode(7)), and their mask.
 const (
+	modeType  = 0o170000
 	modeDir   = 0o040000
 	modeFile  = 0o100000
 	modeLink  = 0o120000
@@ -173,7 +174,10 @@ func (u *unpacking) remove(name string) error {
 	if name == "" {
 		return errors.New("the root cannot be replaced")
 	}
-	maps.DeleteFunc(u.inodes, func(p string, _ inode) bool { return p == name || strings.HasPrefix(p, name+"/") })
+	if u.inodes[name].mode&modeType == modeDir {
+		maps.DeleteFunc(u.inodes, func(p string, _ inode) bool { return strings.HasPrefix(p, name+"/") })
+	}
+	delete(u.inodes, name)
 	return u.root.RemoveAll(name)
 }
 
