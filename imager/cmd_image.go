@@ -106,7 +106,8 @@ func (c *importCmd) Run(a *app) error {
 	var r capture.Result
 	switch c.File {
 	case "":
-		r, err = importTree(a, tree.Config{Tree: c.Tree, Layout: layout, Log: a.log}, cfg)
+		r, err = importTree(a, tree.Config{Tree: c.Tree, Layout: layout, Log: a.log,
+			Progress: func(step string, done, total int64) { p.Step(step)(done, total) }}, cfg)
 	case stream:
 		r, err = archive.Read(a.ctx, "standard input", a.env.Stdin, cfg)
 	default:

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"strings"
 )
 
 // maxOCIDocument bounds an index or manifest, which is read whole, in bytes:
@@ -17,6 +18,9 @@ const maxOCIDocument = 4 * mib
 
 // maxOCIDepth bounds how deep indexes may nest.
 const maxOCIDepth = 4
+
+// blobs is the folder of blobs that SHA-256 names.
+const blobs = "blobs/sha256/"
 
 // descriptor names a blob (OCI Image Format Specification 1.1, Descriptors).
 type descriptor struct {
@@ -54,9 +58,15 @@ func (m *maker) layers(ctx context.Context, u *unpacking) error {
 		return fmt.Errorf("OCI layout: %w", err)
 	}
 	u.layered = true
+	meter := m.meter(StepUnpack)
+	for _, l := range doc.Layers {
+		if st, err := root.Stat(blobs + strings.TrimPrefix(l.Digest, "sha256:")); err == nil { // else withBlob will tell
+			meter.Expect(st.Size())
+		}
+	}
 	for _, l := range doc.Layers {
 		err := withBlob(root, l.Digest, func(r io.Reader) error {
-			s, err := openTar(ctx, l.Digest, r)
+			s, err := openTar(ctx, l.Digest, meter.Reader(r))
 			if err != nil {
 				return err
 			}
@@ -106,7 +116,7 @@ func withBlob(root *os.Root, digest string, f func(r io.Reader) error) error {
 	if !digestRE.MatchString(digest) {
 		return fmt.Errorf("%.80q is no SHA-256 digest", digest)
 	}
-	file, err := root.Open("blobs/sha256/" + digest[len("sha256:"):])
+	file, err := root.Open(blobs + digest[len("sha256:"):])
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,13 @@ func (m *maker) archive(ctx context.Context, u *unpacking) error {
 		return err
 	}
 	defer f.Close() // opened for reading
-	s, err := openTar(ctx, m.cfg.Tree, f)
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	meter := m.meter(StepUnpack)
+	meter.Expect(st.Size())
+	s, err := openTar(ctx, m.cfg.Tree, meter.Reader(f))
 	if err != nil {
 		return err
 	}

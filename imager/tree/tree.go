@@ -137,6 +137,9 @@ type Config struct {
 	// zstd. It is only read.
 	Tree   string
 	Layout Layout
+	// Progress, if set, is called by one goroutine at a time with the bytes done
+	// and to do of a step.
+	Progress func(step string, done, total int64)
 	// Log receives warnings. Nil discards them.
 	Log *slog.Logger
 }
@@ -218,8 +221,10 @@ func (m *maker) partition(ctx context.Context, part string) error {
 // makeRoot makes the root filesystem, of what the tree has and what a tar
 // archive says about files that only root could have unpacked.
 func (m *maker) makeRoot(ctx context.Context, src *source, boot bootFiles, part string) error {
+	end := m.filling(src.dir)
 	_, err := run(ctx, nil, "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", m.l.RootUUID, "-L", m.l.RootLabel, "-d", src.dir,
 		"-E", fmt.Sprintf("offset=%d", m.l.rootStart()), m.disk, fmt.Sprintf("%dK", m.l.rootSize()/1024))
+	end(err == nil)
 	if err != nil {
 		return err
 	}
@@ -244,11 +249,10 @@ func (m *maker) debugfs(ctx context.Context, script []string) error {
 	if len(script) == 0 {
 		return nil
 	}
-	file := filepath.Join(m.work, "script")
-	if err := os.WriteFile(file, []byte(strings.Join(script, "\n")+"\n"), 0o644); err != nil {
-		return err
-	}
-	said, err := run(ctx, nil, "debugfs", "-w", "-f", file, fmt.Sprintf("%s?offset=%d", m.disk, m.l.rootStart()))
+	text := strings.Join(script, "\n") + "\n"
+	meter := m.meter(StepAttributes)
+	meter.Expect(int64(len(text)))
+	said, err := run(ctx, meter.Reader(strings.NewReader(text)), "debugfs", "-w", "-f", "-", fmt.Sprintf("%s?offset=%d", m.disk, m.l.rootStart()))
 	if err != nil {
 		return err
 	}
