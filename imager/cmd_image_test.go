@@ -102,9 +102,10 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-func TestImportTree(t *testing.T) {
-	dir := t.TempDir()
-	root, layout, st := filepath.Join(dir, "root"), filepath.Join(dir, "layout.json"), filepath.Join(dir, "store")
+// smallTree makes a tree and the layout of a disk for it.
+func smallTree(t *testing.T) (root, layout string) {
+	t.Helper()
+	root, layout = t.TempDir(), filepath.Join(t.TempDir(), "layout.json")
 	if err := os.MkdirAll(filepath.Join(root, "boot"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +114,13 @@ func TestImportTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return root, layout
+}
+
+func TestImportTree(t *testing.T) {
+	dir := t.TempDir()
+	root, layout := smallTree(t)
+	st := filepath.Join(dir, "store")
 	tool(t, "mkfs.ext4", "-V") // the test needs it
 	var got captured
 	want(t, 0, &got, "--json", "import", "--tree", root, "--layout", layout, "--store", st, "--name", "golden")

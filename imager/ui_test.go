@@ -50,19 +50,34 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-// TestConversionProgress has a qemu-img that is slow, as it is with large disks.
-func TestConversionProgress(t *testing.T) {
-	dir, disk := t.TempDir(), ext4Disk(t, 1)
-	tool(t, "qemu-img", "--version")
-	real, err := exec.LookPath("qemu-img")
+// slowly has a program do more once it is done, as if the disk were large.
+func slowly(t *testing.T, program, more string) {
+	t.Helper()
+	tool(t, program, "-V") // the test needs it
+	real, err := exec.LookPath(program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\" || exit\n[ $1 != convert ] || { sleep 2; printf '    (100.00/100%%%%)\\r'; }\n", real)
-	if err := os.WriteFile(filepath.Join(dir, "qemu-img"), []byte(script), 0o755); err != nil {
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\" || exit\n%s\n", real, more)
+	if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestTreeProgress(t *testing.T) {
+	slowly(t, "mkfs.ext4", "sleep 2")
+	root, layout := smallTree(t)
+	said := want(t, 0, nil, "--json", "import", "--tree", root, "--layout", layout, "--store", filepath.Join(t.TempDir(), "store"), "--name", "made")
+	if line := `{"event":"progress","job":"import ` + root + `","step":"fill","done":`; !strings.Contains(said, line) {
+		t.Errorf("import said\n%s\nwant %s…", said, line)
+	}
+}
+
+func TestConversionProgress(t *testing.T) {
+	slowly(t, "qemu-img", `[ $1 != convert ] || { sleep 2; printf '    (100.00/100%%)\r'; }`)
+	dir, disk := t.TempDir(), ext4Disk(t, 1)
 	st, file := filepath.Join(dir, "store"), filepath.Join(dir, "disk")
 	want(t, 0, nil, "--quiet", "capture", disk, "--store", st, "--name", "golden")
 	said := want(t, 0, nil, "--json", "export", "golden:1", file, "--store", st, "--format", "qcow2")
