@@ -105,9 +105,10 @@ func (e *Refused) Error() string { return fmt.Sprintf("disk: %s refused: %s", e.
 // Open opens a block device or a regular file; it never creates one. For
 // writing it takes the device for itself: a block device that is mounted, used
 // by the kernel in another way (swap, RAID, device mapper) or read-only, itself
-// or a partition of it, is a *Refused that says where it is used, as is a file
-// that another process of ours has open for writing. For reading it takes a
-// block device as it is, mounted or not: see InUse.
+// or a partition of it or, as a file may be, by way of a loop device, is a
+// *Refused that says where it is used, as is a file that another process of ours
+// has open for writing. For reading it takes a device as it is, mounted or not:
+// see InUse.
 func Open(path string, write bool) (Device, error) { return open(path, write) }
 
 // Create creates a sparse file of size bytes, readable as zeros, and opens it
@@ -115,8 +116,8 @@ func Open(path string, write bool) (Device, error) { return open(path, write) }
 func Create(path string, size int64) (Device, error) { return create(path, size) }
 
 // InUse tells how the kernel uses the block device at path or one of its
-// partitions, for example "/dev/sda1 is mounted on /boot"; it is empty if there
-// is no such use or path is not a block device.
+// partitions, or a loop device of it or of the file at path, for example
+// "/dev/sda1 is mounted on /boot"; it is empty if there is no such use.
 func InUse(path string) (string, error) { return inUse(path) }
 
 // Reread makes the kernel read the partition table of the block device at path

@@ -89,6 +89,12 @@ func (d *device) openFile(write bool) error {
 	flag, lock := os.O_RDONLY, unix.LOCK_SH
 	if write {
 		flag, lock = os.O_RDWR, unix.LOCK_EX
+		switch use, err := inUse(d.path); {
+		case err != nil:
+			return err
+		case use != "":
+			return &Refused{d.path, use}
+		}
 	}
 	var err error
 	if d.f, err = os.OpenFile(d.path, flag, 0); err != nil {

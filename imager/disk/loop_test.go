@@ -142,3 +142,27 @@ func TestStaleCache(t *testing.T) {
 		t.Error("what was read is not what the device holds")
 	}
 }
+
+// TestLoopInUse: a file that is mounted by way of a loop device is in use.
+func TestLoopInUse(t *testing.T) {
+	dev, file := loop(t, 8<<20)
+	for _, path := range []string{file, dev} {
+		if use, err := disk.InUse(path); use != "" || err != nil {
+			t.Errorf("%s: %q, %v", path, use, err)
+		}
+	}
+	run(t, "mke2fs", "-q", "-t", "ext4", dev)
+	dir := t.TempDir()
+	run(t, "mount", dev, dir)
+	t.Cleanup(func() { ok(t, unix.Unmount(dir, 0)) })
+	if use, err := disk.InUse(file); !strings.Contains(use, dev+" is mounted on "+dir) || err != nil {
+		t.Errorf("%q, %v", use, err)
+	}
+	var refused *disk.Refused
+	if d, err := disk.Open(file, true); !errors.As(err, &refused) {
+		t.Errorf("opened for writing: %v", err)
+		d.Close()
+	}
+	d := must[disk.Device](t)(disk.Open(file, false)) // at the reader's risk, as a block device
+	ok(t, d.Close())
+}

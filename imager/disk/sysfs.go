@@ -124,10 +124,37 @@ func partitionDirs(dir string) []string {
 
 func inUse(path string) (string, error) {
 	n, err := number(path)
-	if err != nil || n == "" {
+	if err != nil {
 		return "", err
 	}
-	return system{"/"}.inUse(n)
+	s := system{"/"}
+	if n != "" {
+		if use, err := s.inUse(n); use != "" || err != nil {
+			return use, err
+		}
+	}
+	return s.loopInUse(path)
+}
+
+// loopInUse tells how a loop device of the file or block device at path is used.
+func (s system) loopInUse(path string) (string, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("disk: %w", err)
+	}
+	// Glob fails on bad patterns only.
+	dirs, _ := filepath.Glob(s.path("sys/block/loop*/loop"))
+	for _, dir := range dirs {
+		file, err := os.Stat(attr(dir, "backing_file"))
+		if err != nil || !os.SameFile(st, file) {
+			continue // detached meanwhile, or a file without a name
+		}
+		dir = filepath.Dir(dir)
+		if use, err := s.inUse(attr(dir, "dev")); use != "" || err != nil {
+			return fmt.Sprintf("%s is made of it, and %s", devPath(dir), use), err
+		}
+	}
+	return "", nil
 }
 
 // inUse tells how the block device, a partition of it or a device built on one
