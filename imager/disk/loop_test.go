@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,4 +167,37 @@ func TestLoopInUse(t *testing.T) {
 	}
 	d := must[disk.Device](t)(disk.Open(file, false)) // at the reader's risk, as a block device
 	ok(t, d.Close())
+}
+
+// TestInMachine: a file to which QEMU writes is in use, until QEMU has ended.
+func TestInMachine(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disk")
+	ok(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
+	qemu, err := exec.LookPath("qemu-io")
+	if err != nil && os.Getenv("REQUIRE_TOOLS") != "1" {
+		t.Skip(err)
+	}
+	ok(t, err)
+	for _, c := range []struct{ option, want string }{{"-r", ""}, {"-n", "a virtual machine writes to it"}} {
+		cmd := exec.CommandContext(t.Context(), qemu, c.option, "-f", "raw", file)
+		in := must[io.WriteCloser](t)(cmd.StdinPipe())
+		out := must[io.ReadCloser](t)(cmd.StdoutPipe())
+		ok(t, cmd.Start())
+		must[int](t)(io.ReadFull(out, make([]byte, len("qemu-io>")))) // it has opened the file
+		if use, err := disk.InUse(file); use != c.want || err != nil {
+			t.Errorf("qemu-io %s: %q, %v", c.option, use, err)
+		}
+		var refused *disk.Refused
+		if d, err := disk.Open(file, true); (c.want != "") != errors.As(err, &refused) {
+			t.Errorf("qemu-io %s, opened for writing: %v", c.option, err)
+		} else if err == nil {
+			ok(t, d.Close())
+		}
+		ok(t, in.Close())
+		must[[]byte](t)(io.ReadAll(out))
+		ok(t, cmd.Wait())
+	}
+	if use, err := disk.InUse(file); use != "" || err != nil {
+		t.Errorf("after it has ended: %q, %v", use, err)
+	}
 }

@@ -132,8 +132,25 @@ func inUse(path string) (string, error) {
 		if use, err := s.inUse(n); use != "" || err != nil {
 			return use, err
 		}
+	} else if inMachine(path) {
+		return "a virtual machine writes to it", nil
 	}
 	return s.loopInUse(path)
+}
+
+// inMachine reports whether QEMU has the file at path open for writing: it locks
+// a byte for what it does (block/file-posix.c, RAW_LOCK_PERM_BASE and
+// BLK_PERM_WRITE). A file that cannot be asked is not.
+func inMachine(path string) bool {
+	const writing = 100 + 1
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // opened for reading
+	l := unix.Flock_t{Type: unix.F_WRLCK, Start: writing, Len: 1}
+	err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l)
+	return err == nil && l.Type != unix.F_UNLCK
 }
 
 // loopInUse tells how a loop device of the file or block device at path is used.
