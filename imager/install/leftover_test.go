@@ -18,7 +18,7 @@ func earlierLife(b []byte, size int) {
 	for at, magic := range map[int]string{
 		4096: "\xfc\x4e\x2b\xa9\x01", 64<<10 + 64: "_BHRfS_M", 64<<10 - 10: "SWAPSPACE2",
 		size - 8192: "\xfc\x4e\x2b\xa9\x01", size - 64<<10: "\xfc\x4e\x2b\xa9\x00", size - 4096 + 60: "\x83\x74\x02\x6d",
-		size - 1024: "Intel Raid ISM Cfg Sig. ",
+		size - 1024: "Intel Raid ISM Cfg Sig. ", 16 << 10: "SKUL\xba\xbe\x00\x02", 32 << 10: "SKUL\xba\xbe\x00\x02",
 	} {
 		copy(b[at:], magic)
 	}
@@ -97,4 +97,36 @@ func TestLeftoversInUse(t *testing.T) {
 		t.Errorf("%d bytes written to a disk that is in place", r.WrittenBytes)
 	}
 	checkUsed(t, src, dev.b)
+}
+
+// TestLeftoverLUKS has swap space where LUKS was: of its two headers mkswap and
+// an image of what that made overwrite the first.
+func TestLeftoverLUKS(t *testing.T) {
+	dir := t.TempDir()
+	file, key, swap := filepath.Join(dir, "luks"), filepath.Join(dir, "key"), filepath.Join(dir, "swap")
+	for name, size := range map[string]int64{file: 32 << 20, key: 32, swap: 32 << 20} {
+		if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tool(t, "cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key, file)
+	tool(t, "mkswap", swap)
+	b, err := os.ReadFile(swap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	man := image.Manifest{SectorSize: 512, Table: "none", Partitions: []image.Partition{{Size: int64(len(b)), Content: "swap"}}}
+	src := captureUsed(t, b, man, func(block int) bool { return block == 0 })
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := newDiskOf(before, int64(len(before)))
+	mustRun(t, src, dev, install.Options{})
+	if err := os.WriteFile(file, dev.b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := tool(t, "blkid", "-p", file); !strings.Contains(out, `TYPE="swap"`) {
+		t.Errorf("blkid says %s", out)
+	}
 }

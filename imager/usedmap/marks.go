@@ -31,9 +31,9 @@ func Marks(r io.ReaderAt, size int64) ([]Mark, error) {
 			}
 		}
 	}
-	for _, s := range endSignatures(size) {
+	for _, s := range append(secondLUKS(), endSignatures(size)...) {
 		b := make([]byte, len(s.magic))
-		if s.at < 0 {
+		if s.at < 0 || s.at+int64(len(b)) > size {
 			continue
 		}
 		if rerr := probe.Read(r, b, s.at); rerr != nil {
@@ -61,6 +61,15 @@ func farSignatures() []signature {
 		}
 	}
 	return far
+}
+
+// secondLUKS are where LUKS2 may have its second header, which is enough to make
+// a partition LUKS ("LUKS2 On-Disk Format Specification", section 2.2).
+func secondLUKS() (all []signature) {
+	for at := int64(0x4000); at <= 0x400000; at *= 2 {
+		all = append(all, signature{content: luks, at: at, magic: "SKUL\xba\xbe"})
+	}
+	return all
 }
 
 // endSignatures are relative to the end of size bytes: what mdAtEnd and
