@@ -145,6 +145,14 @@ func TestZFSOverExt(t *testing.T) {
 	path := newFile(t, 64*mib)
 	run(t, "mke2fs", "-q", "-t", "ext4", "-b", "4096", path)
 	mustProbe(t, path, "ext4")
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if res, err := usedmap.Probe(flaky{f, 64*mib - 100<<10}, 64*mib); err != nil || res.Used == nil {
+		t.Errorf("an unreadable free block: %+v, error %v", res, err)
+	}
 	for i := range int64(8) {
 		patch(t, path, 128<<10+i<<10, func(b []byte) { copy(b, "\x0c\xb1\xba\x00\x00\x00\x00\x00") })
 	}
