@@ -31,6 +31,7 @@ type captureCmd struct {
 	SkipBad bool    `help:"Go on at read errors; what cannot be read becomes zeros and is listed."`
 	Paging  bool    `name:"skip-paging" help:"Leave out what pagefile.sys, swapfile.sys and hiberfil.sys of NTFS hold."`
 	Workers int     `help:"Cores to use; all by default." default:"0"`
+	verifyFlag
 }
 
 // Run captures a disk.
@@ -61,12 +62,40 @@ func (c *captureCmd) Run(a *app) error {
 		Workers: c.Workers, Log: a.log,
 		Progress: p.Step(""),
 	})
+	if err == nil {
+		err = c.readBack(a, st, r.Digest, p.Step("verify"))
+	}
 	p.Stop()
 	if err != nil {
 		return err
 	}
 	return a.ui.result(r, "%s@%s: %s used, %s encoded, %s new in the store, %.1f s",
 		r.Ref, r.Digest.Short(), size(r.ImageBytes), size(r.EncodedBytes), size(r.NewBytes), r.Seconds)
+}
+
+// verifyFlag is common to what makes images.
+type verifyFlag struct {
+	Verify bool `help:"Read the image back from the store at the end, as an installation would, and verify it."`
+}
+
+// readBack has the store give the whole image, if that was asked for.
+func (f verifyFlag) readBack(a *app, st store.Store, digest image.ID, progress func(done, total int64)) error {
+	if !f.Verify {
+		return nil
+	}
+	img, err := store.OpenImage(a.ctx, st, digest)
+	if err != nil {
+		return err
+	}
+	j, err := install.New(img, disk.Discarder(img.Manifest.DiskSize, img.Manifest.SectorSize),
+		install.Options{Log: a.log, Progress: func(p api.Progress) { progress(p.Written, p.Total) }})
+	if err != nil {
+		return err
+	}
+	if _, err = j.Run(a.ctx, install.FromStore(st)); err != nil && a.ctx.Err() == nil {
+		return fmt.Errorf("image @%s was put into the store, which does not give it back: %w", digest.Short(), err)
+	}
+	return err
 }
 
 // rawFlag is --raw (all partitions) or --raw=N,… (these).

@@ -79,6 +79,7 @@ type importCmd struct {
 	storeFlag
 	Name    string `required:"" help:"The image's name; its next version is created."`
 	Workers int    `help:"Cores to use; all by default." default:"0"`
+	verifyFlag
 }
 
 // Run imports a file or a tree into a store.
@@ -112,6 +113,9 @@ func (c *importCmd) Run(a *app) error {
 		r, err = archive.Read(a.ctx, "standard input", a.env.Stdin, cfg)
 	default:
 		r, err = archive.Import(a.ctx, c.File, cfg)
+	}
+	if err == nil {
+		err = c.readBack(a, st, r.Digest, p.Step("verify"))
 	}
 	p.Stop()
 	if err != nil {

@@ -226,7 +226,9 @@ func (c *gcCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	r, err := st.GC(a.ctx, c.DryRun)
+	p := a.ui.progress("gc " + c.Store)
+	r, err := st.GC(a.ctx, store.GCOptions{DryRun: c.DryRun, Progress: p.Step("")})
+	p.Stop()
 	if err != nil {
 		return err
 	}
@@ -250,7 +252,8 @@ func (c *checkCmd) Run(a *app) error {
 		return err
 	}
 	var printErr error
-	r, err := st.Check(a.ctx, c.ReadData, func(f store.Finding) {
+	p := a.ui.progress("check " + c.Store)
+	found := func(f store.Finding) {
 		kind := "unused"
 		if f.Damage {
 			kind = "damage"
@@ -258,7 +261,9 @@ func (c *checkCmd) Run(a *app) error {
 		if err := a.ui.result(map[string]any{"event": "finding", "damage": f.Damage, "path": f.Path, "what": f.What}, "%s: %s: %s", kind, f.Path, f.What); err != nil {
 			printErr = err
 		}
-	})
+	}
+	r, err := st.Check(a.ctx, store.CheckOptions{ReadData: c.ReadData, Found: found, Progress: p.Step("")})
+	p.Stop()
 	if err != nil {
 		return err
 	}

@@ -168,6 +168,18 @@ func TestStoreCommands(t *testing.T) {
 	if out := want(t, exitFailed, nil, "install", "golden:1", "--store", st, "--to", "discard"); !strings.Contains(out, "chunk") {
 		t.Errorf("install from a damaged store says: %s", out)
 	}
+	// A capture believes what the store says it has, unless it is asked.
+	sound, file := filepath.Join(t.TempDir(), "sound"), filepath.Join(t.TempDir(), "a.huck")
+	want(t, 0, nil, "capture", a, "--store", sound, "--name", "golden", "--verify")
+	want(t, 0, nil, "export", "golden", file, "--store", sound)
+	for _, args := range [][]string{{"capture", a}, {"import", file}} {
+		args = append(args, "--name", "again", "--store")
+		want(t, 0, nil, append(args, st)...)
+		if out := want(t, exitFailed, nil, append(args, st, "--verify")...); !strings.Contains(out, "chunk") || !strings.Contains(out, "does not give it back") {
+			t.Errorf("%v: %s", args, out)
+		}
+		want(t, 0, nil, append(args, sound, "--verify")...)
+	}
 }
 
 // damage changes bytes in the middle of a file.

@@ -185,7 +185,7 @@ func TestImage(t *testing.T) {
 		if _, err := st.Resolve(t.Context(), ref); err != nil {
 			t.Errorf("%s: %v", a.Ref, err)
 		}
-		if r, err := st.Check(t.Context(), true, func(f store.Finding) { t.Logf("%+v", f) }); err != nil || r.Damaged != 0 || r.Chunks == 0 {
+		if r, err := st.Check(t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) { t.Logf("%+v", f) }}); err != nil || r.Damaged != 0 || r.Chunks == 0 {
 			t.Errorf("the store on the medium: %+v, %v", r, err)
 		}
 	}

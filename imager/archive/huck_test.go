@@ -66,7 +66,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil || got.Digest != img.Digest || got.Parent != parent || !reflect.DeepEqual(got.Labels, tag.Labels) {
 		t.Errorf("tag %+v, %v; want parent and labels of %+v", got, err, tag)
 	}
-	if res, err := to.Check(t.Context(), true, func(f store.Finding) { t.Errorf("%+v", f) }); err != nil || res.Images != 1 {
+	if res, err := to.Check(t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) { t.Errorf("%+v", f) }}); err != nil || res.Images != 1 {
 		t.Errorf("check: %+v, %v", res, err)
 	}
 	if again := write(t, archive.ExportConfig{Store: to, Tag: tag}); !bytes.Equal(again, b) {

@@ -83,7 +83,7 @@ func TestSparseImage(t *testing.T) {
 	if err != nil || img.Layout.Chunks() != 300 || img.Manifest.DiskSize != 300*image.RegionSize {
 		t.Errorf("%+v, %v", img, err)
 	}
-	if r, err := st.Check(t.Context(), true, nil); err != nil || r.Damaged > 0 {
+	if r, err := st.Check(t.Context(), store.CheckOptions{ReadData: true}); err != nil || r.Damaged > 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

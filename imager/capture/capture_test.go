@@ -66,7 +66,7 @@ func run(t testing.TB, cfg capture.Config) capture.Result {
 
 func wantSound(t testing.TB, s *store.Dir) {
 	t.Helper()
-	res, err := s.Check(t.Context(), true, func(f store.Finding) { t.Errorf("store check: %+v", f) })
+	res, err := s.Check(t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) { t.Errorf("store check: %+v", f) }})
 	if err != nil || res.Damaged > 0 {
 		t.Errorf("store check: %+v, %v", res, err)
 	}
@@ -394,7 +394,7 @@ func TestCancel(t *testing.T) {
 	if tags, err := s.Tags(t.Context()); len(tags) > 0 || err != nil {
 		t.Errorf("tags %v, %v", tags, err)
 	}
-	if res, err := s.Check(t.Context(), true, nil); err != nil || res.Damaged > 0 || res.Images > 0 {
+	if res, err := s.Check(t.Context(), store.CheckOptions{ReadData: true}); err != nil || res.Damaged > 0 || res.Images > 0 {
 		t.Errorf("check %+v, %v", res, err)
 	}
 	if left, err := os.ReadDir(s.Path() + "/tmp"); err != nil || len(left) > 0 {

@@ -122,11 +122,11 @@ func (g *rig) capture(ctx context.Context, path string) (capture.Result, error) 
 
 func (g *rig) sound() {
 	g.t.Helper()
-	res, err := g.store.Check(g.t.Context(), true, func(f store.Finding) {
+	res, err := g.store.Check(g.t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) {
 		if f.Damage {
 			g.t.Errorf("store check: %+v", f)
 		}
-	})
+	}})
 	if err != nil || res.Damaged > 0 {
 		g.t.Errorf("store check: %+v, %v", res, err)
 	}
@@ -158,7 +158,7 @@ func TestCapture(t *testing.T) {
 	}
 	g.sound()
 	// Its session holds nothing up.
-	if _, err := g.store.GC(t.Context(), false); err != nil {
+	if _, err := g.store.GC(t.Context(), store.GCOptions{}); err != nil {
 		t.Error(err)
 	}
 	// Again, by another order: a new version, and nothing crosses the network.
@@ -202,7 +202,7 @@ func TestInterrupted(t *testing.T) {
 	// gc may not take what was sent.
 	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := g.store.GC(soon, false); err == nil {
+	if _, err := g.store.GC(soon, store.GCOptions{}); err == nil {
 		t.Error("gc runs beside an unfinished capture")
 	}
 	g.restart()
@@ -391,7 +391,7 @@ func TestIdle(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if r, err := g.store.GC(t.Context(), false); err != nil || r.Packs != 1 {
+	if r, err := g.store.GC(t.Context(), store.GCOptions{}); err != nil || r.Packs != 1 {
 		t.Errorf("gc: %+v, %v", r, err)
 	}
 }

@@ -19,17 +19,18 @@ import (
 // checker is one run of Check.
 type checker struct {
 	d      *Dir
+	opt    CheckOptions
 	result CheckResult
 	needed map[image.ID]struct{} // chunks that an image names
 
 	mu      sync.Mutex
-	report  func(Finding)
+	passage *packProgress
 	damaged map[image.ID]struct{} // chunks whose bytes are wrong
 }
 
 // Check implements PruneStore. It may run beside writers; their temporary
 // files are then among the findings.
-func (d *Dir) Check(ctx context.Context, readData bool, report func(Finding)) (CheckResult, error) {
+func (d *Dir) Check(ctx context.Context, opt CheckOptions) (CheckResult, error) {
 	l, err := d.shared(ctx) // so that GC moves nothing meanwhile
 	switch {
 	case err == nil:
@@ -39,11 +40,9 @@ func (d *Dir) Check(ctx context.Context, readData bool, report func(Finding)) (C
 	default:
 		return CheckResult{}, err
 	}
-	c := &checker{d: d, report: report, needed: make(map[image.ID]struct{}), damaged: make(map[image.ID]struct{})}
+	c := &checker{d: d, opt: opt, needed: make(map[image.ID]struct{}), damaged: make(map[image.ID]struct{})}
 	for _, step := range []func(context.Context) error{
-		c.strays,
-		func(ctx context.Context) error { return c.packs(ctx, readData) },
-		c.images, c.tags, c.unused,
+		c.strays, c.packs, c.images, c.tags, c.unused,
 	} {
 		if err := step(ctx); err != nil {
 			return c.result, err
@@ -66,8 +65,8 @@ func (c *checker) find(f Finding) {
 	if f.Damage {
 		c.result.Damaged++
 	}
-	if c.report != nil {
-		c.report(f)
+	if c.opt.Found != nil {
+		c.opt.Found(f)
 	}
 }
 
@@ -118,8 +117,8 @@ func (c *checker) strayTags() error {
 	return nil
 }
 
-// packs checks the packs' tables and, with readData, every chunk.
-func (c *checker) packs(ctx context.Context, readData bool) error {
+// packs checks the packs' tables and, with ReadData, every chunk.
+func (c *checker) packs(ctx context.Context) error {
 	if err := c.d.index.refresh(); err != nil {
 		return err
 	}
@@ -127,16 +126,20 @@ func (c *checker) packs(ctx context.Context, readData bool) error {
 	if err != nil {
 		return err
 	}
+	if c.passage, err = newPackProgress(c.d.dir(packDir), names, c.opt.Progress); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, name := range names {
-		g.Go(func() error { return c.pack(ctx, name, readData) })
+		g.Go(func() error { return c.pack(ctx, name) })
 	}
 	return g.Wait()
 }
 
-func (c *checker) pack(ctx context.Context, name string, readData bool) error {
+func (c *checker) pack(ctx context.Context, name string) error {
 	path := filepath.Join(packDir, name+packSuffix)
+	defer c.progress(func() { c.passage.passed(name) })
 	entries, err := loadTable(c.d.dir(packDir), name)
 	if err != nil {
 		c.damage(path, "all its chunks are lost: %v", err)
@@ -149,7 +152,7 @@ func (c *checker) pack(ctx context.Context, name string, readData bool) error {
 		c.result.Bytes += int64(entries[i].encoded)
 	}
 	c.mu.Unlock()
-	if !readData {
+	if !c.opt.ReadData {
 		return nil
 	}
 	for i := range entries {
@@ -163,8 +166,16 @@ func (c *checker) pack(ctx context.Context, name string, readData bool) error {
 			c.damaged[e.id] = struct{}{}
 			c.mu.Unlock()
 		}
+		c.progress(func() { c.passage.read(name, int64(e.encoded)) })
 	}
 	return nil
+}
+
+// progress takes a step of passage.
+func (c *checker) progress(step func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	step()
 }
 
 // images checks every manifest and map, and that their chunks are there.

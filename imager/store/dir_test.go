@@ -151,7 +151,7 @@ func TestDamagedFiles(t *testing.T) {
 			// What can be needed stays, whatever the damage.
 			before := tree(t, d.Path())
 			d2 := openDir(t, d.Path())
-			if _, err := d2.GC(t.Context(), false); err == nil && c.name != "pack removed" {
+			if _, err := d2.GC(t.Context(), store.GCOptions{}); err == nil && c.name != "pack removed" {
 				t.Error("gc goes on over the damage")
 			}
 			if after := tree(t, d.Path()); after != before {
@@ -164,11 +164,11 @@ func TestDamagedFiles(t *testing.T) {
 func wantDamage(t *testing.T, d *store.Dir, says string) {
 	t.Helper()
 	var found []string
-	res, err := d.Check(t.Context(), false, func(f store.Finding) {
+	res, err := d.Check(t.Context(), store.CheckOptions{Found: func(f store.Finding) {
 		if f.Damage {
 			found = append(found, f.Path+": "+f.What)
 		}
-	})
+	}})
 	if err != nil || res.Damaged == 0 || res.Damaged != len(found) {
 		t.Fatalf("check says %+v, %v: %v", res, err, found)
 	}
@@ -205,7 +205,7 @@ func TestRecapture(t *testing.T) {
 	if _, added := storetest.Put(t, d, "x", img); added != 3 {
 		t.Errorf("added %d chunks, want 3", added)
 	}
-	if res, err := d.Check(t.Context(), true, nil); err != nil || res.Damaged > 0 {
+	if res, err := d.Check(t.Context(), store.CheckOptions{ReadData: true}); err != nil || res.Damaged > 0 {
 		t.Errorf("check says %+v, %v", res, err)
 	}
 }
@@ -259,7 +259,7 @@ func TestInterruptedGC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.GC(t.Context(), false); err != nil {
+	if _, err := d.GC(t.Context(), store.GCOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(old, b, 0o644); err != nil {
@@ -267,10 +267,10 @@ func TestInterruptedGC(t *testing.T) {
 	}
 	for range 2 {
 		d = openDir(t, d.Path())
-		if _, err := d.GC(t.Context(), false); err != nil {
+		if _, err := d.GC(t.Context(), store.GCOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if res, err := d.Check(t.Context(), true, nil); err != nil || res.Damaged > 0 || res.Packs != 1 || res.Chunks != 2 {
+		if res, err := d.Check(t.Context(), store.CheckOptions{ReadData: true}); err != nil || res.Damaged > 0 || res.Packs != 1 || res.Chunks != 2 {
 			t.Errorf("after gc check says %+v, %v", res, err)
 		}
 	}
@@ -286,7 +286,7 @@ func TestStrays(t *testing.T) {
 		}
 	}
 	var got []string
-	res, err := d.Check(t.Context(), true, func(f store.Finding) { got = append(got, f.Path) })
+	res, err := d.Check(t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) { got = append(got, f.Path) }})
 	slices.Sort(got)
 	if err != nil || res.Damaged > 0 || !slices.Equal(got, want) {
 		t.Errorf("check finds %v, want %v; %+v, %v", got, want, res, err)
@@ -352,7 +352,7 @@ func TestKilled(t *testing.T) {
 			t.Error(err)
 		}
 		cmd.Wait() // it was killed: that is its error
-		res, err := openDir(t, dir).Check(t.Context(), true, nil)
+		res, err := openDir(t, dir).Check(t.Context(), store.CheckOptions{ReadData: true})
 		if err != nil || res.Damaged > 0 {
 			t.Fatalf("round %d: check says %+v, %v", round, res, err)
 		}

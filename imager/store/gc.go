@@ -24,7 +24,7 @@ const (
 // collector is one run of GC.
 type collector struct {
 	d      *Dir
-	dryRun bool
+	opt    GCOptions
 	needed map[image.ID]struct{}
 	result GCResult
 	doomed []string // packs to be deleted after the next flush
@@ -34,13 +34,13 @@ type collector struct {
 
 // GC implements PruneStore. Readers of images that a tag leads to are not
 // disturbed; chunks that move are found again.
-func (d *Dir) GC(ctx context.Context, dryRun bool) (GCResult, error) {
+func (d *Dir) GC(ctx context.Context, opt GCOptions) (GCResult, error) {
 	l, err := d.exclusive(ctx)
 	if err != nil {
 		return GCResult{}, err
 	}
 	defer l.release()
-	c := &collector{d: d, dryRun: dryRun, needed: make(map[image.ID]struct{})}
+	c := &collector{d: d, opt: opt, needed: make(map[image.ID]struct{})}
 	if err := d.index.refresh(); err != nil {
 		return GCResult{}, err
 	}
@@ -54,7 +54,7 @@ func (d *Dir) GC(ctx context.Context, dryRun bool) (GCResult, error) {
 	if err := c.sweepPacks(ctx); err != nil {
 		return c.result, err
 	}
-	if dryRun {
+	if opt.DryRun {
 		return c.result, nil
 	}
 	if err := d.clearTemp(); err != nil {
@@ -116,7 +116,7 @@ func (c *collector) sweepImages(keep map[image.ID]bool) error {
 			}
 		}
 	}
-	if c.dryRun {
+	if c.opt.DryRun {
 		return nil
 	}
 	// No chunk goes before the images that named it have gone for good.
@@ -129,7 +129,7 @@ func (c *collector) remove(name string) error {
 	if err != nil {
 		return fmt.Errorf("store: gc: %w", err)
 	}
-	if !c.dryRun {
+	if !c.opt.DryRun {
 		if err := os.Remove(c.d.dir(name)); err != nil {
 			return fmt.Errorf("store: gc: %w", err)
 		}
@@ -140,6 +140,10 @@ func (c *collector) remove(name string) error {
 
 func (c *collector) sweepPacks(ctx context.Context) error {
 	names, err := packNames(c.d.dir(packDir))
+	if err != nil {
+		return err
+	}
+	p, err := newPackProgress(c.d.dir(packDir), names, c.opt.Progress)
 	if err != nil {
 		return err
 	}
@@ -158,6 +162,7 @@ func (c *collector) sweepPacks(ctx context.Context) error {
 				return err
 			}
 		}
+		p.passed(name)
 	}
 	return c.drop(ctx)
 }
@@ -185,7 +190,7 @@ func (c *collector) pack(ctx context.Context, name string) error {
 	case dead*100 < all*repackDead:
 		return nil
 	}
-	if !c.dryRun {
+	if !c.opt.DryRun {
 		if sound, err := c.move(ctx, name, live); err != nil || !sound {
 			return err
 		}
@@ -230,7 +235,7 @@ func (c *collector) move(ctx context.Context, name string, live []entry) (sound 
 
 // drop deletes the doomed packs, once what was moved out of them is durable.
 func (c *collector) drop(ctx context.Context) error {
-	if !c.dryRun {
+	if !c.opt.DryRun {
 		if err := c.w.Flush(ctx); err != nil {
 			return err
 		}
@@ -247,7 +252,7 @@ func (c *collector) drop(ctx context.Context) error {
 		}
 	}
 	c.doomed, c.moved = nil, 0
-	if c.dryRun {
+	if c.opt.DryRun {
 		return nil
 	}
 	return syncDir(c.d.dir(packDir))

@@ -74,14 +74,34 @@ type WriteStore interface {
 // PruneStore is a WriteStore that can be checked and tidied.
 type PruneStore interface {
 	WriteStore
-	// Check looks for damage in everything but the chunks' bytes, and in
-	// those too if readData is set, and reports whatever it finds.
-	// The error is about the check itself; damage is told by the result.
-	Check(ctx context.Context, readData bool, report func(Finding)) (CheckResult, error)
+	// Check looks for damage. The error is about the check itself; damage is
+	// told by the result.
+	Check(ctx context.Context, opt CheckOptions) (CheckResult, error)
 	// GC removes what no tag leads to: images, then chunks. It waits until no
 	// writer is at work. It deletes nothing if it meets damage that hides
-	// what is still needed. With dryRun it only says what it would do.
-	GC(ctx context.Context, dryRun bool) (GCResult, error)
+	// what is still needed.
+	GC(ctx context.Context, opt GCOptions) (GCResult, error)
+}
+
+// CheckOptions of a Check. The zero value only counts the damage in everything
+// but the chunks' bytes.
+type CheckOptions struct {
+	// ReadData has every chunk read and verified, too.
+	ReadData bool
+	// Found is called with whatever is found, Progress with how many bytes of the
+	// packs were looked at, of all; neither from two goroutines at once. Both may
+	// be nil.
+	Found    func(Finding)
+	Progress func(done, total int64)
+}
+
+// GCOptions of a GC.
+type GCOptions struct {
+	// DryRun says what would be done and does nothing.
+	DryRun bool
+	// Progress is called with how many bytes of the packs were gone through, of
+	// all. May be nil.
+	Progress func(done, total int64)
 }
 
 // Reader reads many chunks, best in the order of their image, for those who

@@ -25,15 +25,17 @@ func gc(t *testing.T, b Backend) {
 		}
 	}
 	wantChunks(t, reader, half.Chunks) // nothing goes before GC
-	dry, err := open(t).GC(ctx, true)
+	dry, err := open(t).GC(ctx, store.GCOptions{DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantChunks(t, open(t), drop.Chunks)
-	got, err := open(t).GC(ctx, false)
+	var way progress
+	got, err := open(t).GC(ctx, store.GCOptions{Progress: way.step})
 	if err != nil {
 		t.Fatal(err)
 	}
+	way.check(t, true)
 	if got.Images != 2 || got.Packs == 0 || got.Bytes <= 0 || dry.Images != got.Images || dry.Packs != got.Packs || dry.Repacked != got.Repacked {
 		t.Errorf("gc says %+v, the dry run said %+v", got, dry)
 	}
@@ -50,7 +52,7 @@ func gc(t *testing.T, b Backend) {
 	if found := check(t, s, false); len(found) > 0 {
 		t.Errorf("check after gc: %+v", found)
 	}
-	if again, err := s.GC(ctx, false); err != nil || again != (store.GCResult{}) {
+	if again, err := s.GC(ctx, store.GCOptions{}); err != nil || again != (store.GCResult{}) {
 		t.Errorf("second gc: %+v, %v", again, err)
 	}
 }
@@ -76,7 +78,7 @@ func gcBesideWriter(t *testing.T, b Backend) {
 	collected := make(chan error, 1)
 	other := open(t)
 	go func() {
-		_, err := other.GC(ctx, false)
+		_, err := other.GC(ctx, store.GCOptions{})
 		collected <- err
 	}()
 	// GC waits, or leaves alone what the writer counts on, whatever it does.
@@ -109,7 +111,7 @@ func gcRefusesDamage(t *testing.T, b Backend) {
 		t.Fatal(err)
 	}
 	b.Damage(t, s, image.Sum(half.Chunks[2]))
-	if _, err := s.GC(t.Context(), false); err != nil {
+	if _, err := s.GC(t.Context(), store.GCOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	// A pack with a damaged chunk that is needed is not rewritten without it.

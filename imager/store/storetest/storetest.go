@@ -185,14 +185,35 @@ func wantChunks(t *testing.T, s store.Store, chunks [][]byte) {
 func check(t *testing.T, s store.PruneStore, damaged bool) []store.Finding {
 	t.Helper()
 	var found []store.Finding
-	res, err := s.Check(t.Context(), true, func(f store.Finding) { found = append(found, f) })
+	var way progress
+	res, err := s.Check(t.Context(), store.CheckOptions{ReadData: true, Found: func(f store.Finding) { found = append(found, f) }, Progress: way.step})
 	if err != nil {
 		t.Fatal(err)
 	}
+	way.check(t, res.Packs > 0)
 	if damaged != (res.Damaged > 0) {
 		t.Errorf("check found damage: %v, want %v: %+v", res.Damaged > 0, damaged, found)
 	}
 	return found
+}
+
+// progress follows what Check or GC tells of its progress.
+type progress struct {
+	done, total int64
+	bad         bool
+}
+
+func (p *progress) step(done, total int64) {
+	p.bad = p.bad || done < p.done || done > total || p.total != 0 && total != p.total
+	p.done, p.total = done, total
+}
+
+// check wants it to have gone forward and, if there was anything, to its end.
+func (p *progress) check(t *testing.T, any bool) {
+	t.Helper()
+	if p.bad || p.done != p.total || any && p.total == 0 {
+		t.Errorf("progress ended at %d of %d, went astray: %v", p.done, p.total, p.bad)
+	}
 }
 
 func roundTrip(t *testing.T, b Backend) {
@@ -469,7 +490,7 @@ func crash(t *testing.T, b Backend) {
 	wantChunks(t, s, img.Chunks)
 	check(t, s, false)
 	Put(t, s, "x", MakeImage(t, 1, 5))
-	if _, err := s.GC(t.Context(), false); err != nil {
+	if _, err := s.GC(t.Context(), store.GCOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if found := check(t, s, false); len(found) > 0 {
@@ -518,7 +539,7 @@ func cancelled(t *testing.T, b Backend) {
 	cancel()
 	_, err1 := s.Chunk(ctx, image.Sum(img.Chunks[0]))
 	_, err2 := w.Put(ctx, image.ID{1}, 1, []byte{1})
-	_, err3 := s.GC(ctx, false) // a writer is at work
+	_, err3 := s.GC(ctx, store.GCOptions{}) // a writer is at work
 	for i, err := range []error{err1, err2, err3} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("error %d is %v", i+1, err)
