@@ -88,7 +88,7 @@ func (f verifyFlag) readBack(a *app, st store.Store, digest image.ID, progress f
 		return err
 	}
 	j, err := install.New(img, disk.Discarder(img.Manifest.DiskSize, img.Manifest.SectorSize),
-		install.Options{Log: a.log, Progress: func(p api.Progress) { progress(p.Written, p.Total) }})
+		install.Options{Progress: func(p api.Progress) { progress(p.Written, p.Total) }}) // no log: it speaks of a disk being overwritten
 	if err != nil {
 		return err
 	}
