@@ -112,7 +112,8 @@ func (e *Refused) Error() string { return fmt.Sprintf("disk: %s refused: %s", e.
 func Open(path string, write bool) (Device, error) { return open(path, write) }
 
 // Create creates a sparse file of size bytes, readable as zeros, and opens it
-// for writing. It is an error, wrapping fs.ErrExist, if something is there.
+// for writing. It is an error, wrapping fs.ErrExist, if something is there. A
+// path in /dev is refused, except in /dev/shm.
 func Create(path string, size int64) (Device, error) { return create(path, size) }
 
 // InUse tells how the kernel uses the block device at path or one of its

@@ -162,6 +162,20 @@ func TestCreateIsSparse(t *testing.T) {
 	}
 }
 
+// TestCreateNotAmongDevices has a disk's name with a typing error.
+func TestCreateNotAmongDevices(t *testing.T) {
+	for _, path := range []string{"/dev/huck-no-such-disk", "/dev/shm/../huck-no-such-disk"} {
+		var refused *disk.Refused
+		if d, err := disk.Create(path, 1<<20); !errors.As(err, &refused) || refused.Device != path {
+			t.Errorf("%s: %v, want it refused", path, err)
+			if err == nil {
+				d.Close()
+				os.Remove(path)
+			}
+		}
+	}
+}
+
 func TestFileIsHeldAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	w := must[disk.Device](t)(disk.Create(path, 1<<20))
