@@ -4,6 +4,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -166,6 +167,14 @@ func (c *Config) check() error {
 		if _, err := image.ParseRef(c.Parent); err != nil {
 			return fmt.Errorf("capture: parent: %v", err)
 		}
+	}
+	switch size, sector := c.Device.Size(), int64(cmp.Or(c.Device.SectorSize(), 512)); {
+	case size == 0:
+		return &Refused{c.Device.Name(), "it is empty"}
+	case size%sector != 0:
+		return &Refused{c.Device.Name(), fmt.Sprintf("its %d bytes are no whole number of sectors of %d bytes: it is cut short, or no disk", size, sector)}
+	case size > image.MaxDiskSize:
+		return &Refused{c.Device.Name(), fmt.Sprintf("its %d bytes are more than the %d that an image may have", size, int64(image.MaxDiskSize))}
 	}
 	if c.Workers <= 0 {
 		c.Workers = runtime.GOMAXPROCS(0)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -277,10 +278,23 @@ func TestRefused(t *testing.T) {
 	broken := gptDisk(t, tree)
 	patch(t, broken, 512, make([]byte, 512)) // both GPT headers
 	patch(t, broken, 52*mib-512, make([]byte, 512))
+	short := gptDisk(t, tree) // as left by a copy that was interrupted
+	if err := os.Truncate(short, 52*mib-100); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, path, says string
 		force            bool // makes it go
-	}{{"dirty", dirty, "partition 2", true}, {"GPT lost", broken, "GPT", false}} {
+	}{
+		{"dirty", dirty, "partition 2", true},
+		{"GPT lost", broken, "GPT", false},
+		{"half a sector", short, "54525852 bytes are no whole number of sectors", false},
+		{"empty", empty, "it is empty", false},
+	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			var refused *capture.Refused
