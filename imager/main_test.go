@@ -99,7 +99,8 @@ func TestCaptureInstallVerify(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "target")
 	var done api.Result
 	want(t, 0, &done, "--json", "install", "golden", "--store", st, "--to", target, "--verify")
-	if done.Event != "done" || done.ChunksInPlace != 0 || done.WrittenBytes < done.ImageBytes || done.EncodedBytes == 0 {
+	// The file is new: what is zeros in the image is there already.
+	if done.Event != "done" || done.ChunksInPlace > 2 || done.WrittenBytes < 8<<20 || done.EncodedBytes == 0 {
 		t.Errorf("installed %+v", done)
 	}
 	tool(t, "e2fsck", "-fn", target)
@@ -283,7 +284,8 @@ func TestSendReceive(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "target")
 	var done api.Result
 	want(t, 0, &done, "--json", "receive", "http://"+r.HTTP+"/golden", "--to", target, "--no-multicast", "--verify")
-	if done.Received["http"] != done.EncodedBytes || done.EncodedBytes == 0 {
+	// All but two chunks of zeros, which a new file has.
+	if rest := done.EncodedBytes - done.Received["http"]; done.EncodedBytes == 0 || rest < 0 || rest > 100 {
 		t.Errorf("received %+v, want all by HTTP", done)
 	}
 	tool(t, "e2fsck", "-fn", target)

@@ -81,6 +81,46 @@ func TestBlankGaps(t *testing.T) {
 	}
 }
 
+// TestBlankZeros: zeros that the image has, as in inode tables of a large
+// filesystem, take no room on a device that is zeros.
+func TestBlankZeros(t *testing.T) {
+	b := make([]byte, 64*region+block)
+	random(b[40*region:][:region], 1)
+	for _, odd := range []int{0, 3 * block} { // where the random bytes do not fill a region
+		random(b[41*region:][:odd], 2)
+		src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
+		dev := &blankDisk{memDisk: newDisk(int64(len(b)))}
+		j, err := install.New(src.Image, dev, install.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := j.Run(t.Context(), install.FromStore(src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := int64(region + min(odd, 1)*region)
+		if !bytes.Equal(dev.b, b) || r.WrittenBytes > want+4*block || r.ChunksInPlace != 2 {
+			t.Errorf("%d bytes written, want %d, %d chunks in place; the disk is right: %t", r.WrittenBytes, want, r.ChunksInPlace, bytes.Equal(dev.b, b))
+		}
+		if want := []image.Extent{{Start: 40 * region, Size: want}}; !slices.Equal(dev.reserved, want) {
+			t.Errorf("reserved %v, want %v", dev.reserved, want)
+		}
+	}
+}
+
+// TestBlankNothing has nothing but zeros to put on a device that is zeros.
+func TestBlankNothing(t *testing.T) {
+	src := captureUsed(t, make([]byte, 8*region), image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
+	dev := &blankDisk{memDisk: newDisk(8 * region)}
+	j, err := install.New(src.Image, dev, install.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := j.Run(t.Context(), install.FromStore(src)); err != nil || r.WrittenBytes != 0 || len(dev.reserved) != 0 {
+		t.Errorf("%+v, %v, reserved %v", r, err, dev.reserved)
+	}
+}
+
 // TestNoRoom: a blank device without room for the image is not written to.
 func TestNoRoom(t *testing.T) {
 	src := plainImage(t, 4<<20, nil)

@@ -107,6 +107,9 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 		queue:   make(chan *write, maxBuffers), line: make(chan *line, 1),
 	}
 	j.line <- &line{}
+	if maxGap > 0 {
+		j.state.blank(v.allZeros)
+	}
 	for range smallBuffers {
 		j.unmade <- image.RegionSize
 	}

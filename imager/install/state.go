@@ -62,6 +62,25 @@ func newState(l *image.Layout, plan bool) *state {
 	return s
 }
 
+// blank takes note, before all else, that the disk is all zeros: chunks that
+// zeros says are so, too, are in place.
+func (s *state) blank(zeros func(n uint32) bool) {
+	for i := range s.layout.Entries() {
+		n := s.layout.Number(i)
+		if !zeros(n) {
+			continue
+		}
+		s.differs.remove(i)
+		s.progress.InPlace += s.size(i)
+		if s.wanted.has(int(n)) { // its first place
+			s.wanted.remove(int(n))
+			s.taken.add(int(n))
+			s.missing--
+			s.settled(n)
+		}
+	}
+}
+
 // size returns the used bytes of region i.
 func (s *state) size(i int) int64 { return int64(s.layout.Size(s.layout.Number(i))) }
 

@@ -242,15 +242,23 @@ func (v *view) hash(b []byte) image.ID {
 	if !disk.IsZero(b) {
 		return image.Sum(b)
 	}
+	return v.zeroSum(len(b))
+}
+
+// zeroSum is the hash of n zeros.
+func (v *view) zeroSum(n int) image.ID {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	id, known := v.zeros[len(b)]
+	id, known := v.zeros[n]
 	if !known {
-		id = image.Sum(b)
-		v.zeros[len(b)] = id
+		id = image.Sum(make([]byte, n))
+		v.zeros[n] = id
 	}
 	return id
 }
+
+// allZeros reports whether chunk n is zeros: what a new file is already.
+func (v *view) allZeros(n uint32) bool { return v.layout.ID(n) == v.zeroSum(v.layout.Size(n)) }
 
 // unused calls f for every stretch of the device that the fitted view does not
 // speak of, until f fails.
@@ -273,14 +281,23 @@ func (v *view) unused(f func(off, n int64) error) error {
 	return gap(v.dataEnd)
 }
 
-// used calls f for every stretch of the device that the fitted view speaks of,
-// until f fails. Gaps of up to maxGap bytes do not end a stretch.
-func (v *view) used(maxGap int, f func(off, n int64) error) error {
+// written calls f for every stretch of a blank device that is going to be
+// written, until f fails. Gaps of up to maxGap bytes do not end a stretch.
+func (v *view) written(maxGap int, f func(off, n int64) error) error {
 	var start, end int64
+	stretch := func() error {
+		if start == end {
+			return nil
+		}
+		return f(start, end-start)
+	}
 	for i := range v.layout.Entries() {
+		if v.allZeros(v.layout.Number(i)) {
+			continue
+		}
 		for r := range v.runs(i) {
 			if r.Offset-end > int64(maxGap) {
-				if err := f(start, end-start); err != nil {
+				if err := stretch(); err != nil {
 					return err
 				}
 				start = r.Offset
@@ -288,5 +305,5 @@ func (v *view) used(maxGap int, f func(off, n int64) error) error {
 			end = r.Offset + int64(r.Len)
 		}
 	}
-	return f(start, end-start)
+	return stretch()
 }

@@ -283,7 +283,7 @@ func (l *line) way(w *write) uint64 { return uint64(w.segs[0].off - l.at) }
 // writeSorted writes the segments in disk order, neighbours at once. On a blank
 // device those are neighbours, too, that have only unused blocks between them:
 // writing a few zeros where there are zeros is cheaper than another write. No gap
-// so short can hide a region that is not among the segments.
+// so short can hide a region that is not among the segments, unless it is zeros.
 func (w *writer) writeSorted() error {
 	slices.SortFunc(w.segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
 	for segs := w.segs; len(segs) > 0; {
@@ -324,7 +324,7 @@ func (j *Job) reserve(ctx context.Context) error {
 	if !ok || j.maxGap == 0 {
 		return nil
 	}
-	err := j.view.used(j.maxGap, func(off, n int64) error {
+	err := j.view.written(j.maxGap, func(off, n int64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
