@@ -87,10 +87,13 @@ func TestOCI(t *testing.T) {
 		header("srv/old", tar.TypeReg, 0o644, 0), header("srv/deep/old", tar.TypeReg, 0o644, 0), header("opt", tar.TypeReg, 0o600, 0))
 	null := header("srv/null", tar.TypeChar, 0o666, 0)
 	null.Devmajor, null.Devminor = 1, 3
-	node := archiveOf(t, null)
+	// Of two names of a file the first goes in a later layer.
+	hard, twin := header("usr/suid2", tar.TypeLink, 0o4755, 7), header("usr/full", tar.TypeLink, 0o666, 0)
+	hard.Linkname, twin.Linkname = "./usr/suid", "srv/null"
+	node := archiveOf(t, null, header("usr/suid", tar.TypeReg, 0o4755, 7), hard, twin)
 	top := archiveOf(t, header("usr/lib/.wh.gone", tar.TypeReg, 0, 0), header("srv/new", tar.TypeReg, 0o640, 5), header("srv/deep/new", tar.TypeReg, 0o640, 5),
 		header("srv/.wh..wh..opq", tar.TypeReg, 0, 0), header("opt/", tar.TypeDir, 0o711, 3), header("opt/x", tar.TypeReg, 0o644, 0),
-		header("dev/.wh.null", tar.TypeReg, 0, 0), header("run/fifo", tar.TypeReg, 0o604, 9), header(".wh.nothing", tar.TypeReg, 0, 0))
+		header("dev/.wh.null", tar.TypeReg, 0, 0), header("run/fifo", tar.TypeReg, 0o604, 9), header(".wh.nothing", tar.TypeReg, 0, 0), header("usr/suid", tar.TypeReg, 0o600, 8))
 	o.image(o.blob(zipped(t, base)), o.blob(node), o.blob(zipped(t, top)))
 	out := filepath.Join(t.TempDir(), "disk")
 	if err := tree.Make(t.Context(), tree.Config{Tree: o.dir, Layout: layout(t)}, out); err != nil {
@@ -108,7 +111,7 @@ func TestOCI(t *testing.T) {
 			t.Errorf("%s has %q, want %q", dir, got, want)
 		}
 	}
-	for file, want := range map[string]string{"/opt": "0711", "/run/fifo": "0604", "/srv/new": "User:     5"} {
+	for file, want := range map[string]string{"/opt": "0711", "/run/fifo": "0604", "/srv/new": "User:     5", "/usr/suid2": "4755", "/usr/suid": "0600", "/usr/full": "character special"} {
 		if got := inode(t, out, file); !strings.Contains(got, want) {
 			t.Errorf("%s has no %q: %s", file, want, got)
 		}

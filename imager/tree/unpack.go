@@ -222,7 +222,7 @@ func (u *unpacking) create(name string, h *tar.Header, r io.Reader) (inode, erro
 	case tar.TypeSymlink:
 		return inode{mode: modeLink}, u.root.Symlink(h.Linkname, name)
 	case tar.TypeLink:
-		return inode{}, u.root.Link(clean(h.Linkname), name)
+		return inode{}, u.link(name, clean(h.Linkname))
 	case tar.TypeChar:
 		return inode{mode: modeChar, node: "c" + device}, nil
 	case tar.TypeBlock:
@@ -231,6 +231,25 @@ func (u *unpacking) create(name string, h *tar.Header, r io.Reader) (inode, erro
 		return inode{mode: modeFIFO, node: "p"}, nil
 	}
 	return inode{}, fmt.Errorf("entry type %q is not known", h.Typeflag)
+}
+
+// link gives what an earlier entry made one more name. What is to be set in the
+// inode is kept for each of them: a later layer may take away any.
+func (u *unpacking) link(name, to string) error {
+	dir, err := u.parent(path.Dir(to))
+	if err != nil {
+		return err
+	}
+	in, ok := u.inodes[path.Join(dir, path.Base(to))]
+	if !ok || in.node == "" { // nodes are made last, and two of one are as good as one
+		if err := u.root.Link(to, name); err != nil {
+			return err
+		}
+	}
+	if ok {
+		u.inodes[name] = in
+	}
+	return nil
 }
 
 func (u *unpacking) folder(name string, h *tar.Header) (inode, error) {
