@@ -301,6 +301,8 @@ func TestRefused(t *testing.T) {
 	nothing := archiveOf(t, header("etc/", tar.TypeDir, 0o755, 0))
 	link := header("x", tar.TypeSymlink, 0o777, 0)
 	link.Linkname = "/etc"
+	node := header("dev/x", tar.TypeBlock, 0o600, 0)
+	node.Devmajor, node.Devminor = 259, 70000
 	tests := []struct {
 		name, want string
 		tree       []byte
@@ -315,6 +317,7 @@ func TestRefused(t *testing.T) {
 		{"out by a link", "escapes", archive(t, link, header("x/passwd", tar.TypeReg, 0o644, 0)), false},
 		{"quotation mark", "quotation mark", archive(t, header(`a"b`, tar.TypeReg, 0o644, 0)), false},
 		{"line feed", "control character", archive(t, header("a\nrm /boot", tar.TypeReg, 0o644, 0)), false},
+		{"large device number", "dev/x: device 259 70000: ", archive(t, node), false},
 		{"socket", "not known", archive(t, header("x", 's', 0o644, 0)), false},
 	}
 	for _, tt := range tests {

@@ -216,6 +216,10 @@ func (u *unpacking) create(name string, h *tar.Header, r io.Reader) (inode, erro
 		return inode{}, err
 	}
 	device := fmt.Sprintf(" %d %d", h.Devmajor, h.Devminor)
+	const most = 65535 // what mknod of debugfs takes
+	if min(h.Devmajor, h.Devminor) < 0 || max(h.Devmajor, h.Devminor) > most {
+		return inode{}, fmt.Errorf("device%s: numbers from 0 to %d can be made", device, most)
+	}
 	switch h.Typeflag {
 	case tar.TypeReg:
 		return inode{mode: modeFile}, u.file(name, h, r)
