@@ -19,7 +19,11 @@ func (f storeFlag) open(a *app, create bool) (*store.Dir, error) {
 	if strings.Contains(f.Store, "://") {
 		return nil, usageError{fmt.Errorf("store %q: this version knows directories only", f.Store)}
 	}
-	return store.Open(f.Store, store.Options{Create: create, Log: a.log})
+	st, err := store.Open(f.Store, store.Options{Create: create, Log: a.log})
+	if err == nil {
+		a.store = f.Store
+	}
+	return st, err
 }
 
 // refArg is a reference to an image.

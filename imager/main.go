@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 
 	"huck/imager/api"
 	"huck/imager/capture"
+	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/store"
 )
@@ -33,7 +35,7 @@ func main() {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	env := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd()))}
+	env := Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Terminal: term.IsTerminal(int(os.Stderr.Fd())), User: os.Geteuid()}
 	err := run(ctx, env, os.Args[1:])
 	stop()
 	if err != nil && !errors.As(err, new(helpShown)) {
@@ -48,6 +50,8 @@ type Env struct {
 	Stdout, Stderr io.Writer
 	// Terminal says that Stderr is one.
 	Terminal bool
+	// User is the number of who runs it, 0 for root.
+	User int
 }
 
 // The exit codes, as --help prints them.
@@ -134,6 +138,8 @@ type app struct {
 	env Env
 	ui  *ui
 	log *slog.Logger
+	// store is the folder of the store that was opened.
+	store string
 }
 
 func run(ctx context.Context, env Env, args []string) (err error) {
@@ -165,6 +171,20 @@ func run(ctx context.Context, env Env, args []string) (err error) {
 	if ctx.Err() != nil && err != nil {
 		// Whatever broke then broke because of the signal.
 		return fmt.Errorf("interrupted: %w", context.Canceled)
+	}
+	return a.advise(err)
+}
+
+// advise adds to an error what to do about it, where the rest of the program
+// cannot know.
+func (a *app) advise(err error) error {
+	switch {
+	case errors.As(err, new(*image.ChunkError)) && a.store != "":
+		return fmt.Errorf("%w; imager check --read-data --store %s lists the damage and says what mends it", err, a.store)
+	case errors.Is(err, store.ErrNotFound) && a.store != "":
+		return fmt.Errorf("%w; imager images --store %s lists the images, imager check what else may lack", err, a.store)
+	case errors.Is(err, fs.ErrPermission) && a.env.User != 0:
+		return fmt.Errorf("%w; run it as root", err)
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -235,7 +236,41 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%q: the error does not name the flag: %s", flags, out)
 		}
 	}
-	want(t, exitNotFound, nil, "show", "nothing", "--store", st)
+	if out := want(t, exitNotFound, nil, "show", "nothing", "--store", st); !strings.Contains(out, "imager images --store "+st) {
+		t.Errorf("the error does not say where to look: %s", out)
+	}
+}
+
+// TestAdvice installs from a damaged store, and without the rights to.
+func TestAdvice(t *testing.T) {
+	disk, st := ext4Disk(t, 1), filepath.Join(t.TempDir(), "store")
+	want(t, 0, nil, "capture", disk, "--store", st, "--name", "golden")
+	packs, err := filepath.Glob(filepath.Join(st, "packs", "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatal(packs, err)
+	}
+	b, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(packs[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "target")
+	out := want(t, exitFailed, nil, "install", "golden", "--store", st, "--to", target)
+	for _, s := range []string{"check --read-data --store " + st, target, "is not complete"} {
+		if !strings.Contains(out, s) {
+			t.Errorf("no %q in: %s", s, out)
+		}
+	}
+	denied := &fs.PathError{Op: "open", Path: "/dev/sdb", Err: fs.ErrPermission}
+	for user, advised := range map[int]bool{0: false, 1000: true} {
+		err := (&app{env: Env{User: user}}).advise(denied)
+		if !errors.Is(err, denied) || strings.Contains(err.Error(), "as root") != advised {
+			t.Errorf("user %d: %v", user, err)
+		}
+	}
 }
 
 func TestHelp(t *testing.T) {

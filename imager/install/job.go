@@ -163,10 +163,14 @@ func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Jo
 		close(j.queue) // all chunks are settled: nothing is delivered any more
 		return nil
 	})
-	if err := g.Wait(); err != nil {
-		return err
+	err := g.Wait()
+	if err == nil {
+		err = j.finish(ctx)
 	}
-	if err := j.finish(ctx); err != nil {
+	if err != nil {
+		if j.touched.Load() {
+			j.log.Warn("the disk is not complete and does not boot; installing the image again goes on from here")
+		}
 		return err
 	}
 	if j.opt.Verify {
@@ -174,7 +178,6 @@ func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Jo
 			return err
 		}
 	}
-	var err error
 	j.grown, err = j.grow(ctx)
 	return err
 }

@@ -67,7 +67,7 @@ func Open(path string, o Options) (*Dir, error) {
 	err := d.readFormat()
 	if errors.Is(err, fs.ErrNotExist) {
 		if !o.Create {
-			return nil, fmt.Errorf("store: no store in %s: %w", path, ErrNotFound)
+			return nil, fmt.Errorf("store: no store in %s, where capture and import would make one: %w", path, ErrNotFound)
 		}
 		err = d.create()
 	}
@@ -100,6 +100,9 @@ func (d *Dir) readFormat() error {
 	var v format
 	if err := json.Unmarshal(b, &v); err != nil {
 		return fmt.Errorf("store: %s: %v", d.dir(formatFile), err)
+	}
+	if v.Format > formatVersion {
+		return fmt.Errorf("store: %s: format version %d, this program knows %d: a newer one made it, use that", d.path, v.Format, formatVersion)
 	}
 	if v.Format != formatVersion {
 		return fmt.Errorf("store: %s: format version %d, this program knows %d", d.path, v.Format, formatVersion)

@@ -311,7 +311,7 @@ func TestOpen(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(d.Path(), "store.json"), []byte(`{"format":2}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Open(d.Path(), store.Options{}); err == nil || !strings.Contains(err.Error(), "format version 2") {
+	if _, err := store.Open(d.Path(), store.Options{}); err == nil || !strings.Contains(err.Error(), "format version 2, this program knows 1: a newer one") {
 		t.Errorf("store of the future: %v", err)
 	}
 }
