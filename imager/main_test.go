@@ -184,6 +184,28 @@ func TestStoreCommands(t *testing.T) {
 	}
 }
 
+// TestVerifyZeros damages the chunk of zeros, which a new file would not need.
+func TestVerifyZeros(t *testing.T) {
+	file, st := filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "store")
+	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(t, 0, nil, "capture", file, "--raw", "--name", "zeros", "--store", st, "--verify")
+	packs, err := filepath.Glob(filepath.Join(st, "packs", "*"))
+	if err != nil || len(packs) != 1 {
+		t.Fatalf("packs %v: %v", packs, err)
+	}
+	b, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[30] ^= 1 // in the chunk, which begins at byte 16 (store/FORMAT.md)
+	if err := errors.Join(os.Chmod(packs[0], 0o600), os.WriteFile(packs[0], b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	want(t, exitFailed, nil, "capture", file, "--raw", "--name", "zeros", "--store", st, "--verify")
+}
+
 // damage changes bytes in the middle of a file.
 func damage(t *testing.T, file string) {
 	t.Helper()
