@@ -50,7 +50,11 @@ func FuzzUnpack(f *testing.F) {
 			if err := u.finish(s); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				t.Error(err)
 			}
-			for _, command := range s.script {
+			commands := append(s.script, s.listings()...)
+			for _, set := range s.settings {
+				commands = append(commands, set.before+set.after)
+			}
+			for _, command := range commands {
 				if strings.ContainsAny(command, "\x00\r\n") || strings.Count(command, `"`)%2 != 0 {
 					t.Errorf("debugfs gets %q", command)
 				}

@@ -16,9 +16,15 @@ type source struct {
 	dir string
 	// script is what debugfs is to do once the filesystem is made.
 	script []string
+	// settings are then made, in this order.
+	settings []setting
 }
 
 func (s *source) later(commands ...string) { s.script = append(s.script, commands...) }
+
+func (s *source) set(name, before, after string) {
+	s.settings = append(s.settings, setting{name, before, after})
+}
 
 // quote makes one word of a path for debugfs.
 func quote(p string) string { return `"` + p + `"` }

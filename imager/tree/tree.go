@@ -241,36 +241,19 @@ func (m *maker) makeRoot(ctx context.Context, src *source, boot bootFiles, part 
 		src.later("cd /boot/loader/entries", "write "+quote(entry)+" huck.conf", "cd /")
 		m.cfg.Log.Warn("tree: there is no boot loader in it: the disk is started by kexec, not by firmware", "tree", m.cfg.Tree)
 	}
-	return m.debugfs(ctx, src.script)
-}
-
-// debugfs runs a script on the root filesystem.
-func (m *maker) debugfs(ctx context.Context, script []string) error {
-	if len(script) == 0 {
-		return nil
-	}
-	text := strings.Join(script, "\n") + "\n"
-	meter := m.meter(StepAttributes)
-	meter.Expect(int64(len(text)))
-	said, err := run(ctx, meter.Reader(strings.NewReader(text)), "debugfs", "-w", "-f", "-", fmt.Sprintf("%s?offset=%d", m.disk, m.l.rootStart()))
-	if err != nil {
-		return err
-	}
-	// It ends with 0 whatever happens, and beside its version it says on
-	// standard error only what went wrong.
-	for line := range strings.Lines(said) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "debugfs ") {
-			return fmt.Errorf("debugfs: %s", line)
-		}
-	}
-	return nil
+	return m.attributes(ctx, src)
 }
 
 // run runs a program and returns what it said on standard error.
 func run(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
+	return runTo(ctx, stdin, nil, name, args...)
+}
+
+// runTo is run for a program whose output goes to stdout.
+func runTo(ctx context.Context, stdin io.Reader, stdout io.Writer, name string, args ...string) (string, error) {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Stdin, cmd.Stderr = stdin, &said
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, &said
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {

@@ -365,6 +365,35 @@ func archiveOf(t *testing.T, headers ...*tar.Header) []byte {
 	return b.Bytes()
 }
 
+// TestNames sets what files with odd names have, many of them in one folder.
+func TestNames(t *testing.T) {
+	const many = 5000
+	odd := []string{"opt/a b", "opt/ends with a blank ", "opt/<13>", "opt/\u00e9\u4e2d", "opt/debugfs: ls -p", "opt/" + strings.Repeat("x", 255), strings.Repeat(strings.Repeat("d", 200)+"/", 10) + "f"}
+	var headers []*tar.Header
+	for i, name := range odd {
+		headers = append(headers, header(name, tar.TypeReg, 0o4751, 1000+i))
+	}
+	for i := range many {
+		headers = append(headers, header(fmt.Sprintf("many/%d", i), tar.TypeReg, 0o640, i))
+	}
+	b := archive(t, headers...)
+	out := filepath.Join(t.TempDir(), "disk")
+	if err := tree.Make(t.Context(), tree.Config{Tree: writeFile(t, "tree", b), Layout: layout(t)}, out); err != nil {
+		t.Fatal(err)
+	}
+	sound(t, out)
+	for i, name := range odd {
+		if got := inode(t, out, name); !strings.Contains(got, "Mode:  04751") || !strings.Contains(got, fmt.Sprintf("User:  %d ", 1000+i)) {
+			t.Errorf("%q: %s", name, got)
+		}
+	}
+	for _, i := range []int{0, 1234, many - 1} {
+		if got := inode(t, out, fmt.Sprintf("many/%d", i)); !strings.Contains(got, "Mode:  0640") || !strings.Contains(got, fmt.Sprintf("User: %5d ", i)) {
+			t.Errorf("%d: %s", i, got)
+		}
+	}
+}
+
 // TestUp has names that lead out of the tree; they count from its root.
 func TestUp(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "disk")

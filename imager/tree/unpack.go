@@ -311,7 +311,7 @@ func (u *unpacking) attributes(h *tar.Header) ([][2]string, error) {
 // writes down the rest, parents before what is in them.
 func (u *unpacking) finish(s *source) error {
 	for _, name := range slices.Sorted(maps.Keys(u.inodes)) {
-		in, file := u.inodes[name], quote("/"+name)
+		in := u.inodes[name]
 		if !in.modified.IsZero() && name != "" {
 			if err := u.root.Chtimes(name, in.modified, in.modified); err != nil {
 				return err
@@ -320,10 +320,12 @@ func (u *unpacking) finish(s *source) error {
 		if in.node != "" {
 			s.later("cd "+quote("/"+clean(path.Dir(name))), "mknod "+quote(path.Base(name))+" "+in.node, "cd /")
 		}
-		s.later(fmt.Sprintf("set_inode_field %s mode 0%o", file, in.mode),
-			fmt.Sprintf("set_inode_field %s uid %d", file, in.uid), fmt.Sprintf("set_inode_field %s gid %d", file, in.gid))
+		const field = "set_inode_field"
+		s.set(name, field, fmt.Sprintf(" mode 0%o", in.mode))
+		s.set(name, field, fmt.Sprintf(" uid %d", in.uid))
+		s.set(name, field, fmt.Sprintf(" gid %d", in.gid))
 		for _, a := range in.attrs {
-			s.later(fmt.Sprintf("ea_set -f %s %s %s", quote(a[1]), file, a[0]))
+			s.set(name, "ea_set -f "+quote(a[1]), " "+a[0])
 		}
 	}
 	return nil
