@@ -14,10 +14,6 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-// deserve a warning; less is the remainder of some alignment.
-const tailWorthTelling = 64 << 10
-
 // Probe finds the used blocks of the Btrfs filesystem in r, size bytes long.
 // The result is nil if there is none. The error is a *probe.Refused or one of
 // reading; the result is valid beside it. That it is mounted can be told only
@@ -55,9 +51,7 @@ func Probe(r io.ReaderAt, size int64) (*probe.Result, error) {
 		return res, err
 	}
 	res.Used = used
-	if tail := size - int64(s.size()); tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(int64(s.size()), size)
 	return res, nil
 }
 

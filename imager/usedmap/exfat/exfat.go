@@ -13,10 +13,6 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-// deserve a warning; less is the remainder of some alignment.
-const tailWorthTelling = 64 << 10
-
 // Probe finds the used sectors of the exFAT filesystem in r, size bytes long:
 // boot regions, tables, and the clusters that its bitmap marks. The result is
 // nil if there is none. The error is a *probe.Refused or one of reading; the
@@ -49,9 +45,7 @@ func Probe(r io.ReaderAt, size int64) (*probe.Result, error) {
 		return res, err
 	}
 	res.Used = used
-	if tail := size - g.end; tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(g.end, size)
 	return res, nil
 }
 

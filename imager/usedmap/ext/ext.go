@@ -18,10 +18,6 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-// deserve a warning; less is the remainder of some alignment.
-const tailWorthTelling = 64 << 10
-
 // Probe finds the used blocks of the ext2, ext3 or ext4 filesystem in r, size
 // bytes long. The result is nil if there is none. The error is a
 // *probe.Refused or one of reading; the result is valid beside it.
@@ -75,9 +71,7 @@ func (g *geometry) probe(r io.ReaderAt, size int64, res *probe.Result) (*probe.R
 		return res, err
 	}
 	res.Used = used
-	if tail := size - g.count*g.blockSize; tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(g.count*g.blockSize, size)
 	return res, nil
 }
 

@@ -19,10 +19,6 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-// deserve a warning; less is the remainder of some alignment.
-const tailWorthTelling = 64 << 10
-
 // Probe finds the used blocks of the F2FS filesystem in r, size bytes long. The
 // result is nil if there is none. The error is a *probe.Refused or one of
 // reading; the result is valid beside it.
@@ -70,9 +66,7 @@ func (v *volume) probe(size int64, res *probe.Result) (*probe.Result, error) {
 		return res.Refuse(cause)
 	}
 	res.Used = used
-	if tail := size - int64(v.blocks())*blockSize; tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(int64(v.blocks())*blockSize, size)
 	return res, nil
 }
 

@@ -13,10 +13,6 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-// deserve a warning; less is the remainder of some alignment.
-const tailWorthTelling = 64 << 10
-
 // Probe finds the used sectors of the FAT filesystem in r, size bytes long:
 // everything before the first cluster, and all clusters that are neither free
 // nor marked bad. The result is nil if there is no FAT filesystem. Errors are
@@ -53,9 +49,7 @@ func Probe(r io.ReaderAt, size int64) (*probe.Result, error) {
 		return res, err
 	}
 	res.Used = used
-	if tail := size - v.end(); tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(v.end(), size)
 	return res, nil
 }
 

@@ -20,13 +20,8 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-const (
-	// tailWorthTelling is how many bytes after the filesystem's end, not taken,
-	// deserve a warning; less is the remainder of some alignment.
-	tailWorthTelling = 64 << 10
-	// piece is about how much of the MFT is read at once.
-	piece = 1 << 20
-)
+// piece is about how much of the MFT is read at once.
+const piece = 1 << 20
 
 // Probe finds the used clusters of the NTFS filesystem in r, size bytes long.
 // The result is nil if there is none. The error is a *probe.Refused or one of
@@ -124,9 +119,7 @@ func (v *volume) use(m *cluster.Bitmap, size int64, res *probe.Result) error {
 	used.Add(v.clusters*v.cluster, end-v.clusters*v.cluster)
 	last := (size - 1) &^ (v.sector - 1)
 	used.Add(last, size-last)
-	if tail := size - end; tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the filesystem's end and the partition's are not taken", tail)
-	}
+	res.EndsAt(end, size)
 	res.Used = used
 	return nil
 }

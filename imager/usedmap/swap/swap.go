@@ -10,12 +10,7 @@ import (
 	"huck/imager/usedmap/internal/probe"
 )
 
-const (
-	maxPage = 64 << 10
-	// tailWorthTelling is how many bytes after the swap space's end, not taken,
-	// deserve a warning; less is the remainder of some alignment.
-	tailWorthTelling = 64 << 10
-)
+const maxPage = 64 << 10
 
 // Probe finds the header of the swap space in r, size bytes long. The result
 // is nil if there is none. The error is a *probe.Refused if a hibernated
@@ -72,8 +67,6 @@ func header(res *probe.Result, page []byte, size int64) (*probe.Result, error) {
 	}
 	res.Used = new(probe.Set)
 	res.Used.Add(0, int64(len(page)))
-	if tail := size - (last+1)*int64(len(page)); tail >= tailWorthTelling {
-		res.Warn("the %d bytes between the swap space's end and the partition's are not taken", tail)
-	}
+	res.EndsAt((last+1)*int64(len(page)), size)
 	return res, nil
 }

@@ -40,6 +40,18 @@ func (r *Result) Warn(format string, a ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, a...))
 }
 
+// tailWorthTelling is how many bytes behind the content's end deserve a warning;
+// less is the remainder of some alignment.
+const tailWorthTelling = 64 << 10
+
+// EndsAt warns of what is between the content's end and that of the partition,
+// size bytes long: it is not taken.
+func (r *Result) EndsAt(end, size int64) {
+	if tail := size - end; tail >= tailWorthTelling {
+		r.Warn("the %d bytes between the %s's end and the partition's are not taken", tail, r.Content)
+	}
+}
+
 // Refuse makes r a result to be taken whole, which is right only if the user
 // insists, and returns it with the refusal.
 func (r *Result) Refuse(cause string) (*Result, error) {
