@@ -315,3 +315,30 @@ func TestTargetsRefused(t *testing.T) {
 		t.Errorf("read-only: %v", err)
 	}
 }
+
+// TestPartOfZeros puts a partition into a new file whose first and last regions
+// are zeros, in place there, and reach beyond the partition.
+func TestPartOfZeros(t *testing.T) {
+	b := make([]byte, 4*mib)
+	random(b[2*mib:][:2*region], 1)
+	p := image.Partition{Number: 1, Start: mib + 3*block, Size: 2*mib - 6*block, Content: "unknown"}
+	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "mbr", Partitions: []image.Partition{p}}, func(int) bool { return true })
+	path := filepath.Join(t.TempDir(), "partition")
+	dev, err := disk.Create(path, p.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := install.New(src.Image, dev, install.Options{Partition: 1, Verify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Run(t.Context(), install.FromStore(src)); err != nil {
+		t.Error(err)
+	}
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, b[p.Start:][:p.Size]) {
+		t.Errorf("the file is not the partition, error %v", err)
+	}
+}

@@ -200,6 +200,13 @@ func (v *view) sum(i int) (image.ID, bool) {
 	if !v.partial(i) {
 		return v.layout.Entries()[i].ID, true
 	}
+	if v.allZeros(v.layout.Number(i)) { // and so is every part of it
+		n := 0
+		for r := range v.runs(i) {
+			n += r.Len
+		}
+		return v.zeroSum(n), true
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	id, known := v.parts[i]
