@@ -72,7 +72,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused before the first write,
 Progress goes to standard error. With --json it is such lines, in bytes:
 {"event":"progress","job":"import a.vmdk","step":"unpack","done":1,"total":9}
 Only what goes before the job proper (unpack, fill, attributes) or after it
-(convert) has a step.`
+(convert, verify) has a step.`
 
 // usageError is about the words on the command line.
 type usageError struct{ error }
