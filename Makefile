@@ -60,7 +60,7 @@ test-rare: deps ## the ways into a machine that differ little from those in test
 	go test -count=1 -p 1 -timeout 30m -v -run '^TestRare' ./qemu-tests
 
 .PHONY: test-qemu-all
-test-qemu-all: deps ## real systems (LVM and XFS, Btrfs with subvolumes) through capture and install, booted; half an hour
+test-qemu-all: deps ## real systems (LVM and XFS, Btrfs with subvolumes) through capture and install, booted; ten minutes
 	go run ./build netboot
 	go vet -tags slow ./qemu-tests
 	REQUIRE_TOOLS=1 go test -count=1 -tags slow -run '^TestOS' -timeout 90m -v ./qemu-tests
