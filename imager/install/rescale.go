@@ -1,9 +1,11 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"huck/imager/disk"
 	"huck/imager/image"
@@ -20,9 +22,10 @@ type Rescaled struct {
 
 // Rescale makes img an image for the sectors of dev, if that has others:
 // 4096 bytes instead of 512, or the other way round. chunk gets the image's
-// encoded chunks, of which it takes the first. What cannot be had with such
-// sectors is a *Refused that says why: an MBR, a partition that begins in
-// the middle of one, a filesystem with smaller ones.
+// encoded chunks, of which it takes the first. A partition that ends in the
+// middle of a sector loses what it has of it where no block there is used. What
+// cannot be had with such sectors is a *Refused that says why: an MBR, a partition
+// that begins in the middle of one, a filesystem with smaller ones.
 func Rescale(ctx context.Context, img *image.Image, dev disk.Device, opt Options, chunk func(ctx context.Context, n uint32) ([]byte, error)) (*Rescaled, error) {
 	man, sector := img.Manifest, dev.SectorSize()
 	if sector == 0 || sector == man.SectorSize || man.Table == "none" || opt.Partition != 0 {
@@ -69,7 +72,8 @@ func rescale(img *image.Image, chunk []byte, sector int) (*Rescaled, error) {
 	// may as well end with a whole sector.
 	const whole = 4096
 	man.DiskSize = (man.DiskSize + whole - 1) / whole * whole
-	head, g, err := ptable.Rescale(region, man.SectorSize, sector, man.DiskSize)
+	free := func(off int64) bool { return !uses(img.Layout, off) }
+	head, g, err := ptable.Rescale(region, man.SectorSize, sector, man.DiskSize, free)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +96,21 @@ func rescale(img *image.Image, chunk []byte, sector int) (*Rescaled, error) {
 		return nil, fmt.Errorf("install: the image's first chunk stands in several places: %w", ptable.ErrSectors)
 	}
 	man.SectorSize, man.GPT = sector, &g
+	man.Partitions = slices.Clone(man.Partitions)
+	for i := range man.Partitions {
+		p := &man.Partitions[i]
+		p.Size -= (p.Start + p.Size) % int64(sector)
+	}
 	return &Rescaled{&image.Image{Digest: img.Digest, Manifest: &man, Layout: layout}, made}, nil
+}
+
+// uses reports that the block at byte off of the disk is in the map.
+func uses(l *image.Layout, off int64) bool {
+	es := l.Entries()
+	i, ok := slices.BinarySearchFunc(es, uint64(off/image.RegionSize), func(e image.Entry, r uint64) int {
+		return cmp.Compare(e.Region, r)
+	})
+	return ok && es[i].Used>>(off%image.RegionSize/image.BlockSize)&1 != 0
 }
 
 // Transport is next, to be given to Job.Run of this image. What has been made

@@ -43,13 +43,17 @@ func (g *growing) rescaledInstall(t *testing.T, path string, opt install.Options
 }
 
 // TestRealSectors: a GPT disk with 512-byte sectors on one with 4096-byte ones
-// and back, grown there; sgdisk, e2fsck and the kernel judge.
+// and back, also with a tail that no sector of 4096 bytes has, grown there; sgdisk,
+// e2fsck and the kernel judge.
 func TestRealSectors(t *testing.T) {
-	for _, c := range []struct{ from, to int }{{512, 4096}, {4096, 512}} {
-		t.Run(fmt.Sprintf("%d to %d", c.from, c.to), func(t *testing.T) {
-			g := &growing{table: "gpt", sector: c.from, kind: "ext4", mkfs: []string{"-q", "-b", "4096"}, size: 64 * mib}
+	for _, c := range []struct {
+		from, to int
+		tail     int64
+	}{{512, 4096, 0}, {512, 4096, 1536}, {4096, 512, 0}} {
+		t.Run(fmt.Sprintf("%d to %d, %d over", c.from, c.to, c.tail), func(t *testing.T) {
+			g := &growing{table: "gpt", sector: c.from, kind: "ext4", mkfs: []string{"-q", "-b", "4096"}, size: 64*mib + c.tail}
 			g.make(t)
-			const more = 40 * mib
+			more := 40*mib - c.tail
 			file := messy(t, g.source+more)
 			path, detach := attach(t, file, 0, g.source+more, c.to)
 			for i, grow := range []bool{false, false, true} {
@@ -87,7 +91,9 @@ func TestRescaleRefuses(t *testing.T) {
 		"system partition": {"gpt", part("vfat", 512, mib), "those its vfat was made for 512 (partition 2 (vfat)"},
 		"small blocks":     {"gpt", part("ext4", 1024, mib), "those its ext4 was made for 1024"},
 		"unknown":          {"gpt", part("unknown", 0, mib), "is not known"},
-		"between two":      {"gpt", part("ext4", 4096, mib+512), "no multiples of 4096"},
+		"between two":      {"gpt", part("ext4", 4096, mib+512), "no multiple of 4096"},
+		"used tail":        {"gpt", image.Partition{Number: 2, Start: mib, Size: mib - 512, Content: "ext4", MaxSector: 4096}, "uses its last 3584 bytes"},
+		"free tail":        {"gpt", image.Partition{Number: 2, Start: mib, Size: mib + 512, Content: "ext4", MaxSector: 4096}, ""},
 		"on both grids":    {"gpt", part("ext4", 4096, mib), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -103,8 +109,11 @@ func TestRescaleRefuses(t *testing.T) {
 				return src.encoded(n), nil
 			})
 			if c.want == "" {
-				if err != nil || fit.Manifest.SectorSize != 4096 || fit.Digest != src.Digest {
+				if err != nil || fit.Manifest.SectorSize != 4096 || fit.Digest != src.Digest || fit.Manifest.Partitions[0].Size != mib {
 					t.Errorf("%+v, %v", fit, err)
+				}
+				if src.Manifest.Partitions[0].Size != c.part.Size {
+					t.Error("the image has been changed")
 				}
 				return
 			}

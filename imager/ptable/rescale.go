@@ -16,12 +16,13 @@ var ErrSectors = errors.New("the partition table cannot count in sectors of this
 
 // Rescale makes of a GPT that counts in sectors of from bytes the same one in
 // sectors of to bytes, on a disk of size bytes, a multiple of both: partitions
-// keep their bytes. head is the disk's first bytes, up to the end of the
-// primary entries in either table at least. The result has its length: protective
-// MBR, header, entries and, where the old table was longer, zeros. What no GPT
-// uses of head is kept, and must be zeros where the new table is longer.
-// Errors wrap ErrSectors or ErrGPT.
-func Rescale(head []byte, from, to int, size int64) ([]byte, image.GPT, error) {
+// keep their bytes. One that ends within a new sector ends before it, if free
+// says of this sector's offset that nothing is there. head is the disk's first
+// bytes, up to the end of the primary entries in either table at least. The
+// result has its length: protective MBR, header, entries and, where the old table
+// was longer, zeros. What no GPT uses of head is kept, and must be zeros where the
+// new table is longer. Errors wrap ErrSectors or ErrGPT.
+func Rescale(head []byte, from, to int, size int64, free func(off int64) bool) ([]byte, image.GPT, error) {
 	h, err := primary(head, from)
 	if err != nil {
 		return nil, image.GPT{}, err
@@ -48,8 +49,9 @@ func Rescale(head []byte, from, to int, size int64) ([]byte, image.GPT, error) {
 	if err := h.CheckEntries(entries); err != nil {
 		return nil, g, err
 	}
+	scale := scale{from: uint64(from), to: uint64(to), least: uint64(newEnd), free: free}
 	for i := range h.EntryCount() {
-		if err := rescaleEntry(entry(entries[i*h.EntrySize():]), i+1, uint64(from), uint64(to), uint64(newEnd)); err != nil {
+		if err := scale.entry(entry(entries[i*h.EntrySize():]), i+1); err != nil {
 			return nil, g, err
 		}
 	}
@@ -79,9 +81,14 @@ func (n Header) rescale(h Header, entries []byte, size int64) image.GPT {
 	return g
 }
 
-// rescaleEntry makes an entry count in other sectors. No partition may begin
-// before byte least.
-func rescaleEntry(e entry, number int, from, to, least uint64) error {
+// scale is how entries are made to count in other sectors: of to bytes instead of
+// from. No partition may begin before byte least.
+type scale struct {
+	from, to, least uint64
+	free            func(off int64) bool
+}
+
+func (s scale) entry(e entry, number int) error {
 	if !e.used() {
 		return nil
 	}
@@ -89,14 +96,17 @@ func rescaleEntry(e entry, number int, from, to, least uint64) error {
 	if e.first() > e.last() || e.last() >= limit {
 		return badGPT("partition %d: sectors %d to %d", number, e.first(), e.last())
 	}
-	start, end := e.first()*from, (e.last()+1)*from
-	if start%to != 0 || end%to != 0 {
-		return fmt.Errorf("ptable: partition %d begins at byte %d and ends at %d, which are no multiples of %d: %w", number, start, end, to, ErrSectors)
+	start, end := e.first()*s.from, (e.last()+1)*s.from
+	tail := end % s.to
+	switch {
+	case start%s.to != 0:
+		return fmt.Errorf("ptable: partition %d begins at byte %d, which is no multiple of %d: %w", number, start, s.to, ErrSectors)
+	case start < s.least:
+		return fmt.Errorf("ptable: partition %d begins at byte %d, the table ends at %d: %w", number, start, s.least, ErrSectors)
+	case tail > 0 && (end-tail == start || !s.free(int64(end-tail))):
+		return fmt.Errorf("ptable: partition %d uses its last %d bytes up to %d, which is no multiple of %d: %w", number, tail, end, s.to, ErrSectors)
 	}
-	if start < least {
-		return fmt.Errorf("ptable: partition %d begins at byte %d, the table ends at %d: %w", number, start, least, ErrSectors)
-	}
-	e.setFirst(start / to)
-	e.setLast(end/to - 1)
+	e.setFirst(start / s.to)
+	e.setLast((end-tail)/s.to - 1)
 	return nil
 }

@@ -16,7 +16,8 @@ import (
 // to bytes.
 func rescaled(t *testing.T, disk []byte, from, to int) []byte {
 	t.Helper()
-	head, g, err := ptable.Rescale(disk[:64<<10], from, to, int64(len(disk)))
+	free := func(off int64) bool { return len(bytes.Trim(disk[off:][:to], "\x00")) == 0 }
+	head, g, err := ptable.Rescale(disk[:64<<10], from, to, int64(len(disk)), free)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +62,22 @@ func TestRescaleRoundTrip(t *testing.T) {
 	}
 }
 
+// TestRescaleTail: a partition that ends within a sector ends before it, and no
+// other changes.
+func TestRescaleTail(t *testing.T) {
+	disk := gptDisk(4096, 512, 128, [2]uint64{128, 255}, [2]uint64{256, 1030}, [2]uint64{1032, 1039})
+	got, err := read(rescaled(t, disk, 512, 4096), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][2]int64{{128 * 512, 128 * 512}, {256 * 512, 768 * 512}, {1032 * 512, 8 * 512}}
+	for i, p := range got.Parts {
+		if [2]int64{p.Start, p.Size} != want[i] {
+			t.Errorf("partition %d: %d bytes at %d, want %d", p.Number, p.Size, p.Start, want[i])
+		}
+	}
+}
+
 // TestRescaleAgainstSfdisk: what comes out is a sound table to sfdisk and
 // sgdisk, on a loop device with such sectors.
 func TestRescaleAgainstSfdisk(t *testing.T) {
@@ -95,7 +112,8 @@ func TestRescaleRefuses(t *testing.T) {
 		says string
 	}{
 		"odd start":       {gptDisk(4096, 512, 128, [2]uint64{129, 255}), 2 << 20, ptable.ErrSectors, "partition 1 begins at byte 66048"},
-		"odd end":         {gptDisk(4096, 512, 128, [2]uint64{128, 254}), 2 << 20, ptable.ErrSectors, "ends at 130560"},
+		"odd end":         {gptDisk(4096, 512, 128, [2]uint64{128, 254}), 2 << 20, ptable.ErrSectors, "its last 3584 bytes up to 130560"},
+		"a part of one":   {gptDisk(4096, 512, 128, [2]uint64{256, 262}), 2 << 20, ptable.ErrSectors, "its last 3584 bytes up to 134656"},
 		"in the way":      {gptDisk(4096, 512, 128, [2]uint64{40, 255}), 2 << 20, ptable.ErrSectors, "the table ends at 24576"},
 		"odd disk":        {good(), 2<<20 + 512, ptable.ErrSectors, "2097664 bytes"},
 		"something there": {func() []byte { b := good(); b[20000] = 1; return b }(), 2 << 20, ptable.ErrSectors, "stands at 17408"},
@@ -105,7 +123,7 @@ func TestRescaleRefuses(t *testing.T) {
 		"entries": {func() []byte { b := good(); b[1030]++; return b }(), 2 << 20, ptable.ErrGPT, "CRC"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := ptable.Rescale(c.head, 512, 4096, c.size)
+			_, _, err := ptable.Rescale(c.head, 512, 4096, c.size, func(off int64) bool { return off != 126976 })
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("error %v", err)
 			}
@@ -122,7 +140,7 @@ func FuzzRescale(f *testing.F) {
 		if up {
 			from, to = to, from
 		}
-		head, _, err := ptable.Rescale(b, from, to, 1<<30)
+		head, _, err := ptable.Rescale(b, from, to, 1<<30, func(off int64) bool { return off>>12&1 == 0 })
 		if err != nil {
 			return
 		}
