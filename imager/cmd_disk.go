@@ -251,6 +251,8 @@ type verifyResult struct {
 	Image   image.ID `json:"image"`
 	Regions int      `json:"regions"`
 	Differ  int      `json:"differ"`
+	// Places says in which partitions these regions are.
+	Places []install.Place `json:"places,omitempty"`
 	// BackupGPT says that the backup GPT is not the one that belongs there.
 	BackupGPT bool `json:"backup_gpt,omitempty"`
 	// Chunks, Bytes and EncodedBytes are what a reimage would fetch.
@@ -286,7 +288,7 @@ func (c *verifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	r := verifyResult{Event: "done", Image: tag.Digest, Regions: v.Regions, Differ: len(v.Differ), BackupGPT: v.BackupGPT}
+	r := verifyResult{Event: "done", Image: tag.Digest, Regions: v.Regions, Differ: len(v.Differ), Places: v.Places, BackupGPT: v.BackupGPT}
 	seen := make(map[uint32]bool)
 	for _, entry := range v.Differ {
 		n := img.Layout.Number(entry)
@@ -303,7 +305,7 @@ func (c *verifyCmd) Run(a *app) error {
 		r.EncodedBytes += int64(enc)
 	}
 	r.Seconds = time.Since(start).Seconds()
-	if err := a.ui.result(r, "%d of %d regions differ; a reimage fetches %d chunks, %s encoded", r.Differ, r.Regions, r.Chunks, size(r.EncodedBytes)); err != nil {
+	if err := a.ui.result(r, "%v; a reimage fetches %d chunks, %s encoded", v, r.Chunks, size(r.EncodedBytes)); err != nil {
 		return err
 	}
 	if !v.Equal() {

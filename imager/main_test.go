@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"huck/imager/api"
+	"huck/imager/install"
 )
 
 // invoke runs the program as main does and returns what it printed and the
@@ -124,8 +126,8 @@ func TestCaptureInstallVerify(t *testing.T) {
 	}
 	var v verifyResult
 	want(t, exitDiffers, &v, "--json", "verify", "golden", "--store", st, "--against", target)
-	if v.Differ != 1 || v.EncodedBytes == 0 {
-		t.Errorf("verify found %+v, want 1 region", v)
+	if v.Differ != 1 || !slices.Equal(v.Places, []install.Place{{Content: "ext4", Differ: 1}}) || v.EncodedBytes == 0 {
+		t.Errorf("verify found %+v, want 1 region of the filesystem", v)
 	}
 	var third api.Result
 	want(t, 0, &third, "--json", "install", "golden", "--store", st, "--to", target, "--verify")

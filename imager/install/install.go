@@ -73,11 +73,7 @@ type DiffError struct {
 }
 
 func (e *DiffError) Error() string {
-	s := fmt.Sprintf("install: %s differs from the image after writing: %d of %d regions", e.Device, len(e.Report.Differ), e.Report.Regions)
-	if e.Report.BackupGPT {
-		s += " and the backup GPT"
-	}
-	return s
+	return fmt.Sprintf("install: %s after writing: %v", e.Device, e.Report)
 }
 
 // Report is what comparing a disk with an image found.
@@ -86,6 +82,8 @@ type Report struct {
 	Regions int
 	// Differ lists those that differ by their index in the map, ascending.
 	Differ []int
+	// Places says in which partitions these are, by their start.
+	Places []Place
 	// BackupGPT says that the backup GPT is not the one that goes with the
 	// image on this disk. Never set if the primary one differs.
 	BackupGPT bool
@@ -93,6 +91,41 @@ type Report struct {
 
 // Equal reports that the disk is the image's fitted view.
 func (r *Report) Equal() bool { return len(r.Differ) == 0 && !r.BackupGPT }
+
+// String is a line for people: how much differs, and where.
+func (r *Report) String() string {
+	s := fmt.Sprintf("%d of %d regions differ", len(r.Differ), r.Regions)
+	for i, p := range r.Places {
+		if s += ", "; i == 0 {
+			s += "of them "
+		}
+		s += fmt.Sprintf("%d %v", p.Differ, p)
+	}
+	if r.BackupGPT {
+		s += ", and so does the backup GPT"
+	}
+	return s
+}
+
+// Place is a part of the disk in which regions differ.
+type Place struct {
+	// Partition is the partition's number, and Content what was found in it at
+	// capture; 0 and empty for what is outside of partitions.
+	Partition int    `json:"partition"`
+	Content   string `json:"content,omitempty"`
+	// Differ counts the regions. One in which two partitions are counts in both.
+	Differ int `json:"differ"`
+}
+
+func (p Place) String() string {
+	switch {
+	case p.Partition == 0 && p.Content == "":
+		return "outside of partitions"
+	case p.Partition == 0:
+		return "in the " + p.Content
+	}
+	return fmt.Sprintf("in partition %d (%s)", p.Partition, p.Content)
+}
 
 // ViaStore is how Result.Received names what FromStore brought.
 const ViaStore = "store"

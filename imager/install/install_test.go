@@ -347,3 +347,35 @@ func TestVerifyProgress(t *testing.T) {
 		t.Errorf("last progress %+v", last)
 	}
 }
+
+// TestVerifyPlaces names where a disk differs: partition 1 ends and 5 begins in
+// region 8.
+func TestVerifyPlaces(t *testing.T) {
+	parts := []image.Partition{
+		{Number: 1, Start: mib, Size: mib + region/2, Content: "ext4"},
+		{Number: 5, Start: 2*mib + region/2, Size: mib / 2, Content: "xfs"},
+	}
+	disk := make([]byte, 4*mib)
+	random(disk, 1)
+	partitioned := captureUsed(t, disk, image.Manifest{SectorSize: 512, Table: "mbr", Partitions: parts}, func(int) bool { return true })
+	whole := captureUsed(t, disk, image.Manifest{SectorSize: 512, Table: "none", Partitions: []image.Partition{{Size: 4 * mib, Content: "ext4"}}}, func(int) bool { return true })
+	for _, c := range []struct {
+		src  *source
+		at   []int
+		want string
+	}{
+		{partitioned, nil, "0 of 16 regions differ"},
+		{partitioned, []int{mib, 2*mib - 1, 2 * mib}, "3 of 16 regions differ, of them 3 in partition 1 (ext4), 1 in partition 5 (xfs)"},
+		{partitioned, []int{512, 4*mib - 1}, "2 of 16 regions differ, of them 2 outside of partitions"},
+		{partitioned, []int{0, 2*mib + region}, "2 of 16 regions differ, of them 1 in partition 5 (xfs), 1 outside of partitions"},
+		{whole, []int{0}, "1 of 16 regions differ, of them 1 in the ext4"},
+	} {
+		dev := newDiskOf(disk, 4*mib)
+		for _, at := range c.at {
+			dev.b[at] ^= 1
+		}
+		if got := verify(t, c.src, dev).String(); got != c.want {
+			t.Errorf("%v: %s, want %s", c.at, got, c.want)
+		}
+	}
+}

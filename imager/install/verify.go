@@ -52,6 +52,7 @@ func compareAll(ctx context.Context, v *view, dev disk.Device, workers int, prog
 		return nil, err
 	}
 	slices.Sort(r.Differ)
+	r.Places = v.places(r.Differ)
 	if v.gpt == nil || len(r.Differ) > 0 && r.Differ[0] == 0 {
 		return r, nil
 	}
@@ -63,4 +64,35 @@ func compareAll(ctx context.Context, v *view, dev disk.Device, workers int, prog
 		return nil, err
 	}
 	return r, nil
+}
+
+// places counts entries of the map by the partitions that they have blocks of.
+func (v *view) places(entries []int) []Place {
+	outside, inside := Place{}, make([]Place, len(v.partitions))
+	for i, p := range v.partitions {
+		inside[i] = Place{Partition: p.Number, Content: p.Content}
+	}
+	for _, entry := range entries {
+		e := v.layout.Entries()[entry]
+		n := 0
+		for i, p := range v.partitions {
+			if overlap(e, p, v.layout.DiskSize()) {
+				inside[i].Differ++
+				n++
+			}
+		}
+		if n == 0 {
+			outside.Differ++
+		}
+	}
+	return slices.DeleteFunc(append(inside, outside), func(p Place) bool { return p.Differ == 0 })
+}
+
+func overlap(e image.Entry, p image.Partition, diskSize int64) bool {
+	for r := range e.Runs(diskSize) {
+		if r.Offset < p.Start+p.Size && r.Offset+int64(r.Len) > p.Start {
+			return true
+		}
+	}
+	return false
 }

@@ -27,6 +27,8 @@ type view struct {
 	sector int64         // the image's sector size in bytes
 	size   int64         // the device's size in bytes
 
+	partitions []image.Partition // the manifest's
+
 	// start and end are the stretch of the image's disk that belongs on the
 	// device.
 	start, end int64
@@ -55,7 +57,10 @@ type view struct {
 // hold it.
 func newView(img *image.Image, dev disk.Device, opt Options) (*view, error) {
 	man := img.Manifest
-	v := &view{layout: img.Layout, table: man.Table, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size(), end: man.DiskSize, zeros: make(map[int]image.ID)}
+	v := &view{
+		layout: img.Layout, table: man.Table, gpt: man.GPT, sector: int64(man.SectorSize), size: dev.Size(),
+		partitions: man.Partitions, end: man.DiskSize, zeros: make(map[int]image.ID),
+	}
 	v.dataEnd = v.size
 	v.headSize = min(max(image.BlockSize, 2*v.sector), v.size)
 	var err error
