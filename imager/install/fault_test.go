@@ -169,6 +169,29 @@ func TestLyingDisk(t *testing.T) {
 	}
 }
 
+// TestInterrupted: a chunk that stands in many places takes long to write, and
+// who ends the installation does not wait for that.
+func TestInterrupted(t *testing.T) {
+	b := make([]byte, 64*region)
+	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
+	dev := newDisk(int64(len(b)))
+	j, err := install.New(src.Image, dev, install.Options{NoPlan: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const last = 3 // the head is the first
+	dev.gate = func() {
+		if dev.writes == last-1 {
+			cancel()
+		}
+	}
+	if _, err := j.Run(ctx, install.FromStore(src)); !errors.Is(err, context.Canceled) || dev.writes != last {
+		t.Errorf("%d writes, %v", dev.writes, err)
+	}
+}
+
 func TestCorruptStore(t *testing.T) {
 	src := plainImage(t, 4<<20, nil)
 	id := src.Layout.ID(7)

@@ -223,7 +223,7 @@ func (j *Job) write(ctx context.Context) error {
 		for _, c := range w.batch {
 			w.segs = append(w.segs, c.segs...)
 		}
-		if err := w.writeSorted(); err != nil {
+		if err := w.writeSorted(ctx); err != nil {
 			return err
 		}
 		for _, c := range w.batch {
@@ -284,9 +284,13 @@ func (l *line) way(w *write) uint64 { return uint64(w.segs[0].off - l.at) }
 // device those are neighbours, too, that have only unused blocks between them:
 // writing a few zeros where there are zeros is cheaper than another write. No gap
 // so short can hide a region that is not among the segments, unless it is zeros.
-func (w *writer) writeSorted() error {
+// A chunk that stands in many places takes long: ctx ends it between two writes.
+func (w *writer) writeSorted(ctx context.Context) error {
 	slices.SortFunc(w.segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
 	for segs := w.segs; len(segs) > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		off, end, filled := segs[0].off, segs[0].off, 0
 		w.bufs = w.bufs[:0]
 		for len(segs) > 0 {
