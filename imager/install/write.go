@@ -336,8 +336,9 @@ func (j *Job) reserve(ctx context.Context) error {
 	})
 	if err != nil {
 		// Nothing has been written: what was found goes back, or the filesystem
-		// would be left full of nothing. The error that matters is the one at hand.
-		_ = j.dev.Zero(0, j.view.size)
+		// would be left full of nothing. Where it cannot, that is not worth writing
+		// for. The error that matters is the one at hand.
+		_ = j.dev.Discard(0, j.view.size)
 		return fmt.Errorf("install: %w", err)
 	}
 	return nil
