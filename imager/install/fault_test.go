@@ -192,6 +192,19 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestNothingToWrite: what is in place may not be durable yet, since whoever wrote
+// it was killed.
+func TestNothingToWrite(t *testing.T) {
+	for _, src := range []*source{plainImage(t, 1<<20, nil), gptImage(t, 4<<20)} {
+		dev := newDisk(src.Manifest.DiskSize)
+		mustRun(t, src, dev, install.Options{})
+		dev.writes, dev.syncs = 0, 0
+		if mustRun(t, src, dev, install.Options{}); dev.writes != 0 || dev.syncs == 0 {
+			t.Errorf("%d writes, %d syncs", dev.writes, dev.syncs)
+		}
+	}
+}
+
 func TestCorruptStore(t *testing.T) {
 	src := plainImage(t, 4<<20, nil)
 	id := src.Layout.ID(7)

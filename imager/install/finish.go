@@ -111,8 +111,11 @@ func (j *Job) finish(ctx context.Context) error {
 	}
 	if !j.touched.Load() {
 		ok, err := j.checkBackup()
-		if ok || err != nil {
+		if err != nil {
 			return err
+		}
+		if ok { // whoever wrote it may have been killed before it was durable
+			return j.sync()
 		}
 		j.log.Info("only the backup GPT differs")
 		if err := j.invalidate(); err != nil {
