@@ -249,9 +249,5 @@ func (j *Job) readBack(ctx context.Context) error {
 	if r.Equal() {
 		return nil
 	}
-	err = &DiffError{Device: j.dev.Name(), Report: r}
-	if derr := j.dropHead(); derr != nil {
-		return errors.Join(err, derr)
-	}
-	return errors.Join(err, j.sync())
+	return errors.Join(&DiffError{Device: j.dev.Name(), Report: r}, j.dropHead(), j.dropTail(), j.sync())
 }
