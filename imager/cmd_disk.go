@@ -87,10 +87,9 @@ func (f verifyFlag) readBack(a *app, st store.Store, digest image.ID, progress f
 	if err != nil {
 		return err
 	}
-	// A device that is not known to be blank, as the discarder is: zeros are fetched
-	// and verified, too. Without a log, which speaks of a disk being overwritten.
-	dev := struct{ disk.Device }{disk.Discarder(img.Manifest.DiskSize, img.Manifest.SectorSize)}
-	j, err := install.New(img, dev, install.Options{NoPlan: true, Progress: func(p api.Progress) { progress(p.Written, p.Total) }})
+	// Without a log, which speaks of a disk being overwritten.
+	dev := disk.Discarder(img.Manifest.DiskSize, img.Manifest.SectorSize)
+	j, err := install.New(img, dev, install.Options{Progress: func(p api.Progress) { progress(p.Written, p.Total) }})
 	if err != nil {
 		return err
 	}

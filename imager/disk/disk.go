@@ -44,8 +44,8 @@ type Device interface {
 	Close() error
 }
 
-// Blank is implemented by devices that know that they are all zeros or that
-// nothing on them counts, as a file just created.
+// Blank is implemented by devices that may know that they are all zeros, as a
+// file just created.
 type Blank interface {
 	// Blank reports that no byte has been written yet.
 	Blank() bool
@@ -126,16 +126,12 @@ func InUse(path string) (string, error) { return inUse(path) }
 // anew. It waits a few seconds for others, such as udev, to let go of it.
 func Reread(path string) error { return reread(path) }
 
-// keep is how much of a discarder's beginning is remembered: more than any
-// usual partition table takes.
-const keep = 1 << 20
+// Discarder returns a device of size bytes that throws writes away and reads as
+// zeros.
+func Discarder(size int64, sectorSize int) Device { return &discarder{size, sectorSize} }
 
-// Discarder returns a device of size bytes that throws writes away and always
-// counts as blank. Only what is written to its first mebibyte can be read
-// again, so that a partition table can be fitted to it.
-func Discarder(size int64, sectorSize int) Device {
-	return &discarder{size: size, sector: sectorSize, head: make([]byte, min(size, keep))}
-}
+// KeepsNothing reports that dev is a Discarder.
+func KeepsNothing(dev Device) bool { _, is := dev.(*discarder); return is }
 
 // errRange is about offsets and lengths outside the device.
 var errRange = errors.New("outside the device")

@@ -122,8 +122,8 @@ func (j *Job) finish(ctx context.Context) error {
 			return err
 		}
 	}
-	if j.head == nil {
-		return j.sync() // the image has nothing there
+	if j.head == nil || disk.KeepsNothing(j.dev) {
+		return j.sync() // the image has nothing there, or no table can be fitted
 	}
 	// A write that is torn by a power cut must not leave the first sectors on
 	// the disk without the rest of their block.
@@ -231,7 +231,7 @@ func (j *Job) sync() error {
 // readBack compares the whole disk with the fitted view once more. A disk that
 // does not keep what was written must not boot.
 func (j *Job) readBack(ctx context.Context) error {
-	if b, ok := j.dev.(disk.Blank); ok && b.Blank() {
+	if disk.KeepsNothing(j.dev) {
 		j.log.Warn("the device keeps nothing, there is nothing to read back")
 		return nil
 	}

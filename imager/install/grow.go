@@ -133,7 +133,7 @@ func (g *growth) check(dev disk.Device) error {
 		g.leave("its %s is left: the system itself must make it take the room", g.part.Content)
 		return nil
 	}
-	if b, ok := dev.(disk.Blank); ok && b.Blank() && !isAttacher(dev) {
+	if disk.KeepsNothing(dev) {
 		g.leave("the device keeps nothing")
 		return nil
 	}

@@ -185,7 +185,11 @@ func TestGrowLimit(t *testing.T) {
 		"label: dos\nstart=4096,size=6144,type=7\n": 2*tib - mib,
 	} {
 		src := handMade(t, 8*mib, script, "ntfs")
-		dev := disk.Discarder(3*tib, 512)
+		dev, err := disk.Create(filepath.Join(t.TempDir(), "disk"), 3*tib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dev.Close() // what counts is read before
 		j, err := install.New(src.Image, dev, install.Options{Grow: true})
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"huck/imager/disk"
 	"huck/imager/image"
 	"huck/imager/install"
+	"huck/imager/ptable"
 )
 
 func TestBlankDiskThenInPlace(t *testing.T) {
@@ -273,8 +274,29 @@ func TestUnused(t *testing.T) {
 	}
 }
 
+// farEntries is an image with a GPT whose entries stand behind the boot loader of
+// some small machine, and with a partition of zeros.
+func farEntries(t *testing.T) *source {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "sgdisk", "-n", "1:12288:14335", "-j", "8192", file)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := ptable.Read(bytes.NewReader(b), int64(len(b)), 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return captureUsed(t, b, image.Manifest{SectorSize: 512, Table: table.Kind, GPT: table.GPT}, func(i int) bool { return i < 7<<20/block })
+}
+
+// TestDiscardTarget: all chunks are fetched and verified, those of zeros, too.
 func TestDiscardTarget(t *testing.T) {
-	for _, src := range []*source{plainImage(t, 3<<20, nil), gptImage(t, 8<<20)} {
+	for _, src := range []*source{plainImage(t, 3<<20, nil), gptImage(t, 8<<20), farEntries(t)} {
 		dev := disk.Discarder(src.Manifest.DiskSize, src.Manifest.SectorSize)
 		j, err := install.New(src.Image, dev, install.Options{Verify: true})
 		if err != nil {

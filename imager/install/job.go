@@ -95,9 +95,9 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	}
 	maxGap := 0
 	if b, ok := dev.(disk.Blank); ok && b.Blank() {
-		opt.NoPlan = true
 		maxGap = maxZeros
 	}
+	opt.NoPlan = opt.NoPlan || maxGap > 0 || disk.KeepsNothing(dev)
 	j := &Job{
 		img: img, dev: dev, opt: opt, view: v, maxGap: maxGap,
 		log:     opt.Log.With("dev", dev.Name()),
