@@ -139,8 +139,8 @@ func TestExportTarget(t *testing.T) {
 	if err := os.Symlink(file, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{dir, "/dev/null", filepath.Join(dir, "link")} {
-		if _, err := archive.Export(t.Context(), path, cfg); !errors.As(err, &refused) {
+	for _, path := range []string{dir, "/dev/null", filepath.Join(dir, "link"), "/dev/huck-no-such-disk"} {
+		if _, err := archive.Export(t.Context(), path, cfg); !errors.As(err, &refused) || refused.Device != path {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

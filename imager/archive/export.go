@@ -57,7 +57,7 @@ func checkTarget(file string, force bool) error {
 	st, err := os.Lstat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		return disk.CheckNew(file)
 	case err != nil:
 		return fmt.Errorf("archive: export to %s: %w", file, err)
 	case !st.Mode().IsRegular():

@@ -112,9 +112,13 @@ func (e *Refused) Error() string { return fmt.Sprintf("disk: %s refused: %s", e.
 func Open(path string, write bool) (Device, error) { return open(path, write) }
 
 // Create creates a sparse file of size bytes, readable as zeros, and opens it
-// for writing. It is an error, wrapping fs.ErrExist, if something is there. A
-// path in /dev is refused, except in /dev/shm.
+// for writing. It is an error, wrapping fs.ErrExist, if something is there, and
+// a *Refused where CheckNew says so.
 func Create(path string, size int64) (Device, error) { return create(path, size) }
+
+// CheckNew refuses a path where no new file belongs: in /dev, where it is a
+// mistyped disk and would fill the memory, except in /dev/shm.
+func CheckNew(path string) error { return checkNew(path) }
 
 // InUse tells how the kernel uses the block device at path or one of its
 // partitions, or a loop device of it or of the file at path, for example

@@ -55,20 +55,21 @@ func open(path string, write bool) (Device, error) {
 	return d, nil
 }
 
-// amongDevices tells whether path is in /dev, where a new file is a mistyped
-// disk and would fill the memory, and not in its folder for files.
-func amongDevices(path string) bool {
+func checkNew(path string) error {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return false // what it is relative to is gone; creating it fails, too
+		return nil // what it is relative to is gone; creating it fails, too
 	}
-	return strings.HasPrefix(abs, "/dev/") && !strings.HasPrefix(abs, "/dev/shm/")
+	if !strings.HasPrefix(abs, "/dev/") || strings.HasPrefix(abs, "/dev/shm/") {
+		return nil
+	}
+	return &Refused{path, "there is no such device, and an image's file does not go among the devices, which are kept in memory; lsblk lists the disks"}
 }
 
 func create(path string, size int64) (_ Device, err error) {
 	d := &device{path: path, size: size}
-	if amongDevices(path) {
-		return nil, &Refused{path, "there is no such device, and an image's file does not go among the devices, which are kept in memory; lsblk lists the disks"}
+	if err := checkNew(path); err != nil {
+		return nil, err
 	}
 	if d.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666); err != nil {
 		return nil, fmt.Errorf("disk: create %s: %w", path, err)
