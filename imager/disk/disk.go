@@ -107,8 +107,8 @@ func (e *Refused) Error() string { return fmt.Sprintf("disk: %s refused: %s", e.
 // by the kernel in another way (swap, RAID, device mapper) or read-only, itself
 // or a partition of it or, as a file may be, by way of a loop device, is a
 // *Refused that says where it is used, as is a file that another process of ours
-// has open for writing. For reading it takes a device as it is, mounted or not:
-// see InUse.
+// has open for writing, or QEMU at all. For reading it takes a device as it is,
+// mounted or not: see InUse.
 func Open(path string, write bool) (Device, error) { return open(path, write) }
 
 // Create creates a sparse file of size bytes, readable as zeros, and opens it

@@ -109,6 +109,8 @@ func (d *device) openFile(write bool) error {
 			return err
 		case use != "":
 			return &Refused{d.path, use}
+		case inMachine(d.path, permRead):
+			return &Refused{d.path, "a virtual machine reads it"}
 		}
 	}
 	var err error

@@ -132,23 +132,28 @@ func inUse(path string) (string, error) {
 		if use, err := s.inUse(n); use != "" || err != nil {
 			return use, err
 		}
-	} else if inMachine(path) {
+	} else if inMachine(path, permWrite) {
 		return "a virtual machine writes to it", nil
 	}
 	return s.loopInUse(path)
 }
 
-// inMachine reports whether QEMU has the file at path open for writing: it locks
-// a byte for what it does (block/file-posix.c, RAW_LOCK_PERM_BASE and
-// BLK_PERM_WRITE). A file that cannot be asked is not.
-func inMachine(path string) bool {
-	const writing = 100 + 1
+// QEMU locks a byte of a file for each thing it does with it (block/file-posix.c,
+// RAW_LOCK_PERM_BASE; BLK_PERM_CONSISTENT_READ, BLK_PERM_WRITE).
+const (
+	permRead  = 100
+	permWrite = 101
+)
+
+// inMachine reports whether QEMU has a byte of the file at path locked. A file
+// that cannot be asked has none.
+func inMachine(path string, perm int64) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer f.Close() // opened for reading
-	l := unix.Flock_t{Type: unix.F_WRLCK, Start: writing, Len: 1}
+	l := unix.Flock_t{Type: unix.F_WRLCK, Start: perm, Len: 1}
 	err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l)
 	return err == nil && l.Type != unix.F_UNLCK
 }
