@@ -104,12 +104,10 @@ func (d *device) openFile(write bool) error {
 	flag, lock := os.O_RDONLY, unix.LOCK_SH
 	if write {
 		flag, lock = os.O_RDWR, unix.LOCK_EX
-		switch use, err := inUse(d.path); {
-		case err != nil:
+		if err := refuseUsed(d.path); err != nil {
 			return err
-		case use != "":
-			return &Refused{d.path, use}
-		case inMachine(d.path, permRead):
+		}
+		if inMachine(d.path, permRead) {
 			return &Refused{d.path, "a virtual machine reads it"}
 		}
 	}
@@ -129,6 +127,15 @@ func (d *device) openFile(write bool) error {
 		d.openDirect()
 	}
 	return nil
+}
+
+// refuseUsed refuses what the kernel or a virtual machine uses.
+func refuseUsed(path string) error {
+	use, err := inUse(path)
+	if err == nil && use != "" {
+		err = &Refused{path, use}
+	}
+	return err
 }
 
 // lock keeps others of us from writing while we read or from using what we
@@ -189,11 +196,8 @@ func (d *device) takeBlock() error {
 	if ro != 0 {
 		return &Refused{d.path, "it is read-only"}
 	}
-	switch use, err := inUse(d.path); {
-	case err != nil:
+	if err := refuseUsed(d.path); err != nil {
 		return err
-	case use != "":
-		return &Refused{d.path, use}
 	}
 	if err := d.f.Close(); err != nil {
 		return fmt.Errorf("disk: open %s: %w", d.path, err)
