@@ -32,14 +32,9 @@ func Marks(r io.ReaderAt, size int64) ([]Mark, error) {
 		}
 	}
 	for _, s := range append(secondLUKS(), endSignatures(size)...) {
-		b := make([]byte, len(s.magic))
-		if s.at < 0 || s.at+int64(len(b)) > size {
-			continue
-		}
-		if rerr := probe.Read(r, b, s.at); rerr != nil {
-			err = errors.Join(err, rerr)
-		} else if string(b) == s.magic {
-			marks = append(marks, Mark{s.content, s.at, int64(len(b))})
+		found, rerr := s.isIn(r, size)
+		if err = errors.Join(err, rerr); found {
+			marks = append(marks, Mark{s.content, s.at, int64(len(s.magic))})
 		}
 	}
 	pool, zerr := zfsMarks(r, size)
@@ -70,22 +65,6 @@ func secondLUKS() (all []signature) {
 		all = append(all, signature{content: luks, at: at, magic: "SKUL\xba\xbe"})
 	}
 	return all
-}
-
-// endSignatures are relative to the end of size bytes: what mdAtEnd and
-// drbdAtEnd look for, and the metadata of Intel's RAID and of SNIA's DDF.
-func endSignatures(size int64) []signature {
-	sectors := size / 512
-	drbd := size&^4095 - 4096 + 60
-	return []signature{
-		{content: "linux_raid_member", at: (sectors - 16) &^ 7 * 512, magic: mdMagic},
-		{content: "linux_raid_member", at: size&^0xffff - 0x10000, magic: mdMagic},
-		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6b"},
-		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6c"},
-		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6d"},
-		{content: "isw_raid_member", at: (sectors - 2) * 512, magic: "Intel Raid ISM Cfg Sig."},
-		{content: "ddf_raid_member", at: (sectors - 1) * 512, magic: "\xde\x11\xde\x11"},
-	}
 }
 
 // minUberblocks is how many of them make a ZFS: libblkid wants as many.

@@ -2,7 +2,6 @@ package usedmap
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
 
 	"huck/imager/usedmap/internal/probe"
@@ -24,8 +23,8 @@ func signatures() []signature {
 	return []signature{
 		{content: "BitLocker", at: 3, magic: "-FVE-FS-"},
 		{content: luks, magic: "LUKS\xba\xbe"},
-		{content: "linux_raid_member", magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
-		{content: "linux_raid_member", at: 4096, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
+		{content: raid, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
+		{content: raid, at: 4096, magic: mdMagic, uuid: 16, label: 32, labelLen: 32},
 		{content: "iso9660", at: 0x8001, magic: "CD001", label: 39, labelLen: 32},
 		{content: "squashfs", magic: "hsqs"},
 		{content: "erofs", at: 1024, magic: "\xe2\xe1\xf5\xe0", uuid: 48, label: 64, labelLen: 16},
@@ -48,9 +47,32 @@ const (
 	luksUUIDLen = 40
 )
 
+const (
+	raid     = "linux_raid_member"
+	notKnown = "used blocks of %s are not known to this program"
+)
+
 // mdMagic begins an MD superblock, little-endian (Linux,
 // include/uapi/linux/raid/md_p.h).
 const mdMagic = "\xfc\x4e\x2b\xa9"
+
+// endSignatures are relative to the end of size bytes, where they stand behind
+// what looks like content of its own, half a mirror above all: MD's versions 1.0
+// and 0.90, DRBD's internal metadata (LINBIT, DRBD 8.4 and 9, drbd_md.h: their
+// last 4 KiB begin with 60 bytes of other fields), Intel's RAID and SNIA's DDF.
+func endSignatures(size int64) []signature {
+	sectors := size / 512
+	drbd := size&^4095 - 4096 + 60
+	return []signature{
+		{content: raid, at: (sectors - 16) &^ 7 * 512, magic: mdMagic + "\x01\x00\x00\x00"},
+		{content: raid, at: size&^0xffff - 0x10000, magic: mdMagic + "\x00\x00\x00\x00"},
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6b"},
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6c"}, // not cleanly shut down
+		{content: "drbd", at: drbd, magic: "\x83\x74\x02\x6d"},
+		{content: "isw_raid_member", at: (sectors - 2) * 512, magic: "Intel Raid ISM Cfg Sig."},
+		{content: "ddf_raid_member", at: (sectors - 1) * 512, magic: "\xde\x11\xde\x11"},
+	}
+}
 
 // named recognises content that is always taken whole.
 func named(r io.ReaderAt, size int64) (*Result, error) {
@@ -67,53 +89,26 @@ func named(r io.ReaderAt, size int64) (*Result, error) {
 		if s.content == luks {
 			return res.TakeWhole("what crypto_LUKS encrypts cannot be told from what is free"), nil
 		}
-		return res.TakeWhole("used blocks of %s are not known to this program", s.content), nil
+		return res.TakeWhole(notKnown, s.content), nil
 	}
-	return mdAtEnd(r, size)
-}
-
-// mdAtEnd finds the MD superblocks that stand at a device's end, so that a
-// mirror's half looks like the filesystem on it: versions 1.0 and 0.90.
-func mdAtEnd(r io.ReaderAt, size int64) (*Result, error) {
-	sectors := size / 512
-	for _, p := range []struct {
-		at    int64
-		major uint32
-	}{{(sectors - 16) &^ 7 * 512, 1}, {size&^0xffff - 0x10000, 0}} {
-		if p.at < 0 || size < 0x20000 {
-			continue
-		}
-		b := make([]byte, 64)
-		if err := probe.Read(r, b, p.at); err != nil {
+	for _, s := range endSignatures(size) {
+		if found, err := s.isIn(r, size); err != nil {
 			return nil, err
+		} else if found {
+			return (&Result{Content: s.content}).TakeWhole(notKnown, s.content), nil
 		}
-		if at(b, 0, mdMagic) && binary.LittleEndian.Uint32(b[4:]) == p.major {
-			res := &Result{Content: "linux_raid_member"}
-			return res.TakeWhole("used blocks of a RAID member are not known to this program"), nil
-		}
-	}
-	return drbdAtEnd(r, size)
-}
-
-// drbdAtEnd finds DRBD's internal metadata, behind what looks like the
-// filesystem on it: without them there is no telling which copy is the newer.
-// Their last 4 KiB begin with 60 bytes of other fields (LINBIT, DRBD 8.4 and 9,
-// drbd_md.h), integers being big-endian.
-func drbdAtEnd(r io.ReaderAt, size int64) (*Result, error) {
-	const block, magicAt, v8, v8unclean, v9 = 4096, 60, 0x8374026b, 0x8374026c, 0x8374026d
-	if size < 2*block {
-		return nil, nil
-	}
-	b := make([]byte, magicAt+4)
-	if err := probe.Read(r, b, size&^(block-1)-block); err != nil {
-		return nil, err
-	}
-	switch binary.BigEndian.Uint32(b[magicAt:]) {
-	case v8, v8unclean, v9:
-		res := &Result{Content: "drbd"}
-		return res.TakeWhole("used blocks of a DRBD member are not known to this program"), nil
 	}
 	return nil, nil
+}
+
+// isIn reports whether a signature is in r, size bytes long.
+func (s signature) isIn(r io.ReaderAt, size int64) (bool, error) {
+	b := make([]byte, len(s.magic))
+	if s.at < 0 || s.at+int64(len(b)) > size {
+		return false, nil
+	}
+	err := probe.Read(r, b, s.at)
+	return err == nil && string(b) == s.magic, err
 }
 
 func at(b []byte, off int64, magic string) bool {
