@@ -14,7 +14,7 @@ type Progress struct {
 	// Planned have been compared with the disk, InPlace were found there.
 	Planned int64 `json:"planned"`
 	InPlace int64 `json:"in_place"`
-	// Written are on their way to the disk or there.
+	// Written are on the disk or, one region of a chunk, in line for it.
 	Written int64 `json:"written"`
 	// Received counts encoded bytes by transport: multicast, http, store.
 	Received map[string]int64 `json:"received,omitempty"`

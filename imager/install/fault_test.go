@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/api"
 	"huck/imager/image"
 	"huck/imager/install"
 )
@@ -169,23 +170,34 @@ func TestLyingDisk(t *testing.T) {
 	}
 }
 
-// TestInterrupted: a chunk that stands in many places takes long to write, and
-// who ends the installation does not wait for that.
+// TestInterrupted: a chunk that stands in many places takes long to write. That is
+// seen, and who ends the installation does not wait for it.
 func TestInterrupted(t *testing.T) {
 	b := make([]byte, 64*region)
 	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
 	dev := newDisk(int64(len(b)))
-	j, err := install.New(src.Image, dev, install.Options{NoPlan: true})
+	told := make(chan api.Progress)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	j, err := install.New(src.Image, dev, install.Options{NoPlan: true, Progress: func(p api.Progress) {
+		select {
+		case told <- p:
+		case <-ctx.Done():
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	const last = 3 // the head is the first
+	const last = 4 // the head is the first
 	dev.gate = func() {
-		if dev.writes == last-1 {
-			cancel()
+		if dev.writes != last-1 {
+			return
 		}
+		<-told // perhaps of before
+		if p := <-told; p.Written != 16*region-block {
+			t.Errorf("%d bytes are written, and %d count", 16*region-block, p.Written)
+		}
+		cancel()
 	}
 	if _, err := j.Run(ctx, install.FromStore(src)); !errors.Is(err, context.Canceled) || dev.writes != last {
 		t.Errorf("%d writes, %v", dev.writes, err)

@@ -178,12 +178,19 @@ func (s *state) release(n uint32) {
 }
 
 // settle ends the delivery of chunk n, all of whose places have been compared;
-// written is how many bytes are on their way to the disk.
+// written is how many bytes of it count as written.
 func (s *state) settle(n uint32, written int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.progress.Written += written
 	s.settled(n)
+}
+
+// wrote counts bytes that are on the disk.
+func (s *state) wrote(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress.Written += n
 }
 
 func (s *state) settled(n uint32) {

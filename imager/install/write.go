@@ -40,6 +40,19 @@ type write struct {
 	large bool
 }
 
+// size is how many bytes are to be written.
+func (w *write) size() (n int64) {
+	for _, s := range w.segs {
+		n += int64(len(s.data))
+	}
+	return n
+}
+
+// inLine is how many of the bytes of a write count as written when it gets in
+// line: all that a chunk has, which will not take long. Its other places, of which
+// there may be many, count when they are written.
+func inLine(size int64) int64 { return min(size, image.RegionSize) }
+
 // segment is a stretch of the disk to be written.
 type segment struct {
 	off  int64
@@ -72,16 +85,13 @@ func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string)
 		j.state.release(n)
 		return err
 	}
-	var size int64
-	for _, s := range w.segs {
-		size += int64(len(s.data))
-	}
+	size := w.size()
 	if len(w.segs) == 0 {
 		j.free(w)
 	} else {
 		j.queue <- w // as long as all buffers together: does not block
 	}
-	j.state.settle(n, size)
+	j.state.settle(n, inLine(size))
 	if size >= minYield {
 		runtime.Gosched()
 	}
@@ -209,6 +219,8 @@ type writer struct {
 	segs  []segment
 	bufs  [][]byte
 	zeros []byte
+	// counted is how much of what is to be written counts as written.
+	counted int64
 }
 
 // write takes chunks from the queue and writes them until the queue is closed
@@ -219,9 +231,10 @@ func (j *Job) write(ctx context.Context) error {
 		if err := w.next(ctx); err != nil || len(w.batch) == 0 {
 			return err
 		}
-		w.segs = w.segs[:0]
+		w.segs, w.counted = w.segs[:0], 0
 		for _, c := range w.batch {
 			w.segs = append(w.segs, c.segs...)
+			w.counted += inLine(c.size())
 		}
 		if err := w.writeSorted(ctx); err != nil {
 			return err
@@ -291,7 +304,7 @@ func (w *writer) writeSorted(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		off, end, filled := segs[0].off, segs[0].off, 0
+		off, end, filled := segs[0].off, segs[0].off, int64(0)
 		w.bufs = w.bufs[:0]
 		for len(segs) > 0 {
 			gap, next := int(segs[0].off-end), segs[0].off+int64(len(segs[0].data))
@@ -300,16 +313,26 @@ func (w *writer) writeSorted(ctx context.Context) error {
 			}
 			if gap > 0 {
 				w.bufs = append(w.bufs, w.zeros[:gap])
-				filled += gap
+				filled += int64(gap)
 			}
 			w.bufs, end, segs = append(w.bufs, segs[0].data), next, segs[1:]
 		}
 		if err := w.j.writeAt(off, w.bufs...); err != nil {
 			return err
 		}
-		w.j.written.Add(-int64(filled)) // they are none of the image's
+		w.j.written.Add(-filled) // they are none of the image's
+		w.count(end - off - filled)
 	}
 	return nil
+}
+
+// count counts n bytes as written that do not yet.
+func (w *writer) count(n int64) {
+	before := min(n, w.counted)
+	w.counted -= before
+	if n > before {
+		w.j.state.wrote(n - before)
+	}
 }
 
 // writeAt writes to the device; its errors name device and offset.
