@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,7 +17,9 @@ import (
 	"testing"
 
 	"huck/imager/api"
+	"huck/imager/image"
 	"huck/imager/install"
+	"huck/imager/store"
 )
 
 // invoke runs the program as main does and returns what it printed and the
@@ -206,6 +209,32 @@ func TestVerifyZeros(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, exitFailed, nil, "capture", file, "--raw", "--name", "zeros", "--store", st, "--verify")
+}
+
+// TestVerifyInterrupted: whoever ends --verify learns that the image is there.
+func TestVerifyInterrupted(t *testing.T) {
+	file, dir := filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "store")
+	if err := os.WriteFile(file, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var made struct{ Digest string }
+	want(t, 0, &made, "capture", file, "--name", "zeros", "--store", dir, "--json")
+	st, err := store.Open(dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := image.ParseID(strings.TrimPrefix(made.Digest, "@"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var said bytes.Buffer
+	a := &app{ctx: ctx, log: slog.New(slog.NewTextHandler(&said, nil))}
+	err = verifyFlag{Verify: true}.readBack(a, st, digest, func(int64, int64) {})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(said.String(), "the image is in the store") {
+		t.Errorf("%v, %s", err, &said)
+	}
 }
 
 // damage changes bytes in the middle of a file.
