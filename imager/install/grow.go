@@ -204,7 +204,12 @@ func (j *Job) growFilesystem(ctx context.Context, g *growth, r *api.Grown) error
 
 // growOn grows the filesystem on the block device at path to size bytes.
 func (j *Job) growOn(ctx context.Context, path string, fs grower, size int64) error {
-	err := fs.onMount(path, func(root *os.File) error { return fs.grow(root, size) })
+	err := disk.OnMount(path, fs.driver, fs.flags, func(root *os.File) error {
+		if err := fs.grow(root, size); err != nil {
+			return fmt.Errorf("grow %s: %w", path, err)
+		}
+		return nil
+	})
 	if fs.driver == "btrfs" {
 		forget(path)
 	}

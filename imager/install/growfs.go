@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +17,7 @@ import (
 // Filesystems are grown by the kernel, mounted: XFS and Btrfs know no other
 // way, ext4 does it by the same code as any running server, and a machine that
 // is being imaged has our program and a kernel, not the tools of three
-// filesystems. The mount is a detached one (fsmount(2)): it stands nowhere in
-// the tree of files, nobody else sees it, and it ends with the process.
+// filesystems.
 //
 // The kernel does not grow every ext4 (none with sparse_super2), nor for
 // everyone (it takes CAP_SYS_RESOURCE). Then resize2fs does, where it is
@@ -27,7 +25,7 @@ import (
 
 // grower is how one kind of filesystem is grown.
 type grower struct {
-	// driver is the kernel's name for the kind, flags the mount options.
+	// driver is the kernel's name for the kind, flags are mount options.
 	driver string
 	flags  []string
 	// room reads from the start of a filesystem how large it is and in what
@@ -53,69 +51,6 @@ func growers(content string) (grower, bool) {
 		return grower{"btrfs", nil, btrfsRoom, growBtrfs, nil}, true
 	}
 	return grower{}, false
-}
-
-// onMount mounts the block device at path, calls f with the filesystem's root
-// and unmounts it. Nothing that the filesystem still had to write is lost
-// without an error.
-func (g grower) onMount(path string, f func(root *os.File) error) (err error) {
-	mount, err := g.mount(path)
-	if err != nil {
-		return fmt.Errorf("mount %s as %s: %w", path, g.driver, err)
-	}
-	defer func() { err = errors.Join(err, unix.Close(mount)) }()
-	// The mount's own descriptor is one for paths only.
-	fd, err := unix.Openat(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	root := os.NewFile(uintptr(fd), path)
-	defer root.Close() // opened for reading
-	if err := f(root); err != nil {
-		return fmt.Errorf("grow %s: %w", path, err)
-	}
-	if err := unix.Syncfs(fd); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return nil
-}
-
-func (g grower) mount(path string) (mount int, err error) {
-	fs, err := unix.Fsopen(g.driver, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(fs) // only a description of what to mount
-	err = unix.FsconfigSetString(fs, "source", path)
-	for _, flag := range g.flags {
-		if err == nil {
-			err = unix.FsconfigSetFlag(fs, flag)
-		}
-	}
-	if err == nil {
-		err = unix.FsconfigCreate(fs)
-	}
-	if err != nil {
-		return -1, errors.Join(err, complaint(fs))
-	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOATIME)
-}
-
-// complaint returns what the kernel has to say of a mount that failed, nil if
-// nothing: it waits to be read, one message each time, "e " before an error.
-func complaint(fs int) error {
-	var errs []error
-	b := make([]byte, 1024)
-	for range 8 {
-		n, err := unix.Read(fs, b)
-		if err != nil || n <= 0 {
-			break
-		}
-		if text, ok := strings.CutPrefix(string(b[:n]), "e "); ok {
-			errs = append(errs, errors.New(strings.TrimSpace(text)))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 func ioctl(f *os.File, req uint, arg unsafe.Pointer) error {
