@@ -57,12 +57,7 @@ func TestInstallPartition(t *testing.T) {
 }
 
 func TestInstallGrow(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("not root")
-		}
-		t.Skip("not root")
-	}
+	needRoot(t)
 	st, target := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "target")
 	want(t, 0, nil, "capture", partitioned(t), "--store", st, "--name", "golden")
 	if err := os.WriteFile(target, nil, 0o600); err != nil {

@@ -11,6 +11,7 @@ import (
 	"huck/imager/archive"
 	"huck/imager/capture"
 	"huck/imager/image"
+	"huck/imager/store"
 	"huck/imager/tree"
 )
 
@@ -76,6 +77,7 @@ type importCmd struct {
 	File   string `arg:"" optional:"" help:"A .huck file (- for standard input), a raw disk, qcow2, VMDK, VHD or VHDX, a folder of Clonezilla or one partclone image."`
 	Tree   string `placeholder:"DIR" help:"Instead of a file: make a bootable disk of this folder, tar archive or OCI image layout."`
 	Layout string `placeholder:"FILE" help:"The disk to make of --tree, as JSON."`
+	Parent string `placeholder:"REF" help:"With --tree, as root: bring a copy of this image up to date instead of making all anew. What has not changed is then shared with it."`
 	storeFlag
 	Name    string `required:"" help:"The image's name; its next version is created."`
 	Workers int    `help:"Cores to use; all by default." default:"0"`
@@ -89,6 +91,9 @@ func (c *importCmd) Run(a *app) error {
 	}
 	if (c.File == "") == (c.Tree == "") || (c.Tree == "") != (c.Layout == "") {
 		return usageError{errors.New("import: name a FILE, or --tree and --layout")}
+	}
+	if c.Parent != "" && c.Tree == "" {
+		return usageError{errors.New("import: --parent goes with --tree; an image that is one file names its own")}
 	}
 	var layout tree.Layout
 	if c.Tree != "" {
@@ -107,8 +112,8 @@ func (c *importCmd) Run(a *app) error {
 	var r capture.Result
 	switch c.File {
 	case "":
-		r, err = importTree(a, tree.Config{Tree: c.Tree, Layout: layout, Log: a.log,
-			Progress: func(step string, done, total int64) { p.Step(step)(done, total) }}, cfg)
+		r, err = c.importTree(a, tree.Config{Tree: c.Tree, Layout: layout, Log: a.log,
+			Progress: func(step string, done, total int64) { p.Step(step)(done, total) }}, cfg, p.Step("parent"))
 	case stream:
 		r, err = archive.Read(a.ctx, "standard input", a.env.Stdin, cfg)
 	default:
@@ -138,14 +143,29 @@ func readLayout(file string) (tree.Layout, error) {
 	return l, nil
 }
 
-// importTree imports the disk that it makes of a tree.
-func importTree(a *app, t tree.Config, cfg archive.ImportConfig) (capture.Result, error) {
+// importTree imports the disk that it makes of a tree. progress is that of
+// copying the parent's disk.
+func (c *importCmd) importTree(a *app, t tree.Config, cfg archive.ImportConfig, progress func(done, total int64)) (capture.Result, error) {
 	dir, err := os.MkdirTemp(cfg.TempDir, "huck-import-*")
 	if err != nil {
 		return capture.Result{}, err
 	}
 	defer os.RemoveAll(dir) // a copy; nothing is lost with it
 	disk := filepath.Join(dir, "disk")
+	if c.Parent != "" {
+		tag, err := resolve(a.ctx, cfg.Store, c.Parent)
+		if err != nil {
+			return capture.Result{}, err
+		}
+		img, err := store.OpenImage(a.ctx, cfg.Store, tag.Digest)
+		if err != nil {
+			return capture.Result{}, err
+		}
+		if _, err := archive.Export(a.ctx, disk, archive.ExportConfig{Store: cfg.Store, Tag: tag, Format: archive.Raw, Progress: progress}); err != nil {
+			return capture.Result{}, err
+		}
+		t.Parent, cfg.Parent = img.Manifest, tag.Ref().String()
+	}
 	if err := tree.Make(a.ctx, t, disk); err != nil {
 		return capture.Result{}, err
 	}

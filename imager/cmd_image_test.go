@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,4 +138,44 @@ func TestImportTree(t *testing.T) {
 		want(t, exitUsage, nil, append([]string{"import", "--store", st, "--name", "n"}, args...)...)
 	}
 	want(t, exitRefused, nil, "import", "--tree", dir, "--layout", layout, "--store", st, "--name", "n")
+}
+
+// TestImportTreeParent: of a tree with one file more, an image that has a parent
+// shares all but that file with it.
+func TestImportTreeParent(t *testing.T) {
+	needRoot(t)
+	root, layout := smallTree(t)
+	st := filepath.Join(t.TempDir(), "store")
+	tool(t, "mkfs.ext4", "-V") // the test needs it
+	random := func(name string, n int) {
+		t.Helper()
+		b := make([]byte, n)
+		_, _ = rand.NewChaCha8([32]byte{byte(n)}).Read(b) // never fails
+		if err := os.WriteFile(filepath.Join(root, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	random("much", 16<<20)
+	args := []string{"--json", "import", "--tree", root, "--layout", layout, "--store", st, "--name", "golden"}
+	var first, second captured
+	want(t, 0, &first, args...)
+	random("a little", 1<<20)
+	want(t, 0, &second, append(args, "--parent", "golden:1")...)
+	if first.NewBytes < 16<<20 || second.Ref != "golden:2" || second.NewBytes < 1<<20 || second.NewBytes > 3<<20 {
+		t.Errorf("imported %+v, then %+v", first, second)
+	}
+	if out := want(t, 0, nil, "images", "--store", st); !strings.Contains(out, "golden:1"+first.Digest) {
+		t.Errorf("the parent is not told:\n%s", out)
+	}
+	target := filepath.Join(t.TempDir(), "disk")
+	want(t, 0, nil, "install", "golden", "--store", st, "--to", target, "--verify")
+	tool(t, "e2fsck", "-fn", target+"?offset="+fmt.Sprint(17<<20))
+	want(t, exitNotFound, nil, append(args, "--parent", "none")...)
+	want(t, exitUsage, nil, "import", target, "--store", st, "--name", "golden", "--parent", "golden")
+	if err := os.WriteFile(layout, []byte(`{"disk_size":134217728,"esp_size":16777216}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := want(t, exitRefused, nil, append(args, "--parent", "golden")...); !strings.Contains(out, "disk_size is 67108864 there") {
+		t.Errorf("refused: %s", out)
+	}
 }

@@ -96,6 +96,9 @@ type ImportConfig struct {
 	Store store.WriteStore
 	// Name is the image's name; its next version is created.
 	Name string
+	// Parent is the full reference of the image that a disk's derives from, or
+	// empty. A .huck file names its own.
+	Parent string
 	// TempDir is where a disk in another program's format is unpacked, with
 	// room for its data. Empty is os.TempDir.
 	TempDir string

@@ -100,7 +100,7 @@ func (c ImportConfig) capture(ctx context.Context, path, name string) (capture.R
 		return capture.Result{}, err
 	}
 	defer dev.Close() // opened for reading
-	return capture.Run(ctx, capture.Config{Device: named{dev, name}, Store: c.Store, Name: c.Name,
+	return capture.Run(ctx, capture.Config{Device: named{dev, name}, Store: c.Store, Name: c.Name, Parent: c.Parent,
 		Workers: c.Workers, Progress: c.Progress, Log: c.Log})
 }
 

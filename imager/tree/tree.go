@@ -3,6 +3,11 @@
 // root rights and without loop devices. The kernel and its initrd are found in
 // the tree, and a Boot Loader Specification entry is written where it has none.
 //
+// mkfs puts one file behind the other: one more moves all that follow, and an
+// image of the disk shares nothing with that of before. So the disk can be made of
+// a parent's instead, whose root filesystem the kernel mounts and is brought up to
+// date, files that are the same left where they are. That takes root.
+//
 // The tree is a folder, a tar archive, plain or compressed, or an OCI
 // image layout. Root filesystems other than ext4 are not made yet, and refused
 // by name. A layout says what disk to make; only disk_size must be in it:
@@ -34,6 +39,7 @@ import (
 	"strings"
 
 	"huck/imager/disk"
+	"huck/imager/image"
 )
 
 const (
@@ -60,7 +66,8 @@ type Layout struct {
 	// RootFilesystem is ext4, also if empty.
 	RootFilesystem string `json:"root_filesystem"`
 	// RootUUID and RootLabel are the root filesystem's, as the tree's fstab may
-	// name them. By default the one is random and the other "root".
+	// name them. By default the one is random, or the parent's, and the other
+	// "root".
 	RootUUID  string `json:"root_uuid"`
 	RootLabel string `json:"root_label"`
 	// Cmdline is the kernel's command line but for root=.
@@ -84,9 +91,6 @@ func ParseLayout(r io.Reader) (Layout, error) {
 	if l.RootFilesystem == "" {
 		l.RootFilesystem = "ext4"
 	}
-	if l.RootUUID == "" {
-		l.RootUUID = newUUID()
-	}
 	if l.RootLabel == "" {
 		l.RootLabel = "root"
 	}
@@ -104,7 +108,7 @@ func (l *Layout) check() error {
 		return bad("esp_size %d and disk_size %d: at least 1 MiB and at most 16 TiB", l.ESPSize, l.DiskSize)
 	case l.DiskSize < l.ESPSize+rootSmallest+2*mib:
 		return bad("disk_size %d leaves less than %d for the root filesystem", l.DiskSize, rootSmallest)
-	case !uuidRE.MatchString(l.RootUUID):
+	case l.RootUUID != "" && !uuidRE.MatchString(l.RootUUID):
 		return bad("root_uuid %q is none, in lower case", l.RootUUID)
 	case len(l.RootLabel) > 16 || strings.ContainsFunc(l.RootLabel, unprintable):
 		return bad("root_label %q: at most 16 bytes, none of them a control character", l.RootLabel)
@@ -137,6 +141,9 @@ type Config struct {
 	// zstd. It is only read.
 	Tree   string
 	Layout Layout
+	// Parent, if set, is the manifest of the image whose disk stands at the path
+	// of the one to be made, and is to become it.
+	Parent *image.Manifest
 	// Progress, if set, is called by one goroutine at a time with the bytes done
 	// and to do of a step.
 	Progress func(step string, done, total int64)
@@ -144,9 +151,9 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Make makes the disk in a new file at path; what it needs meanwhile stands
-// beside it, and is gone when it returns. A disk that it could not complete is
-// removed.
+// Make makes the disk in a file at path, a new one unless there is a parent; what
+// it needs meanwhile stands beside it, and is gone when it returns. A disk that it
+// could not complete is removed.
 func Make(ctx context.Context, cfg Config, path string) (err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -162,12 +169,14 @@ func Make(ctx context.Context, cfg Config, path string) (err error) {
 		return fmt.Errorf("tree: %w", err)
 	}
 	defer os.RemoveAll(work) // copies; nothing is lost with them
-	dev, err := disk.Create(path, cfg.Layout.DiskSize)
-	if err != nil {
-		return err
-	}
-	if err := dev.Close(); err != nil {
-		return fmt.Errorf("tree: %w", err)
+	if cfg.Parent == nil {
+		dev, err := disk.Create(path, cfg.Layout.DiskSize)
+		if err != nil {
+			return err
+		}
+		if err := dev.Close(); err != nil {
+			return fmt.Errorf("tree: %w", err)
+		}
 	}
 	m := &maker{cfg: cfg, l: cfg.Layout, disk: path, work: work}
 	if err := m.make(ctx); err != nil {
@@ -189,6 +198,10 @@ type maker struct {
 
 // make is the whole story.
 func (m *maker) make(ctx context.Context) error {
+	part, err := m.prepare(ctx)
+	if err != nil {
+		return err
+	}
 	src, err := m.open(ctx)
 	if err != nil {
 		return err
@@ -197,14 +210,23 @@ func (m *maker) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	part := newUUID()
-	if err := m.partition(ctx, part); err != nil {
-		return err
-	}
 	if err := m.makeRoot(ctx, src, boot, part); err != nil {
 		return err
 	}
 	return m.makeESP(ctx, src, boot, part)
+}
+
+// prepare settles what the layout leaves open and sees to it that the disk has
+// its table. It returns the root partition's UUID.
+func (m *maker) prepare(ctx context.Context) (part string, err error) {
+	if m.cfg.Parent != nil {
+		return m.takeParent()
+	}
+	if m.l.RootUUID == "" {
+		m.l.RootUUID = newUUID()
+	}
+	part = newUUID()
+	return part, m.partition(ctx, part)
 }
 
 // partition writes the GPT. The root partition has the type of the
@@ -221,11 +243,11 @@ func (m *maker) partition(ctx context.Context, part string) error {
 // makeRoot makes the root filesystem, of what the tree has and what a tar
 // archive says about files that only root could have unpacked.
 func (m *maker) makeRoot(ctx context.Context, src *source, boot bootFiles, part string) error {
-	end := m.filling(src.dir)
-	_, err := run(ctx, nil, "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", m.l.RootUUID, "-L", m.l.RootLabel, "-d", src.dir,
-		"-E", fmt.Sprintf("offset=%d", m.l.rootStart()), m.disk, fmt.Sprintf("%dK", m.l.rootSize()/1024))
-	end(err == nil)
-	if err != nil {
+	fill := m.fill
+	if m.cfg.Parent != nil {
+		fill = m.update
+	}
+	if err := fill(ctx, src); err != nil {
 		return err
 	}
 	if boot.entry == "" && boot.loader == "" {
@@ -242,6 +264,15 @@ func (m *maker) makeRoot(ctx context.Context, src *source, boot bootFiles, part 
 		m.cfg.Log.Warn("tree: there is no boot loader in it: the disk is started by kexec, not by firmware", "tree", m.cfg.Tree)
 	}
 	return m.attributes(ctx, src)
+}
+
+// fill makes the root filesystem with what src has.
+func (m *maker) fill(ctx context.Context, src *source) error {
+	end := m.filling(src.dir)
+	_, err := run(ctx, nil, "mkfs.ext4", "-q", "-F", "-b", "4096", "-U", m.l.RootUUID, "-L", m.l.RootLabel, "-d", src.dir,
+		"-E", fmt.Sprintf("offset=%d", m.l.rootStart()), m.disk, fmt.Sprintf("%dK", m.l.rootSize()/1024))
+	end(err == nil)
+	return err
 }
 
 // run runs a program and returns what it said on standard error.

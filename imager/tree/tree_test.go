@@ -411,7 +411,7 @@ func TestUp(t *testing.T) {
 
 func TestParseLayout(t *testing.T) {
 	l := parse(t, `{"disk_size":1073741824}`)
-	if l.ESPSize != 128<<20 || l.RootFilesystem != "ext4" || l.RootLabel != "root" || len(l.RootUUID) != 36 {
+	if l.ESPSize != 128<<20 || l.RootFilesystem != "ext4" || l.RootLabel != "root" || l.RootUUID != "" {
 		t.Errorf("defaults %+v", l)
 	}
 	for _, text := range []string{

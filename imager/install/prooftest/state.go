@@ -28,7 +28,7 @@ func State(dir string) (string, error) {
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
 		}
-		fmt.Fprintf(&s, "%s %o %d:%d %d links %d blocks %d.%d", path[len(dir):], st.Mode, st.Uid, st.Gid, st.Nlink, st.Blocks, st.Mtim.Sec, st.Mtim.Nsec)
+		fmt.Fprintf(&s, "%s %o %d:%d %d links %d blocks %d.%d", strings.TrimPrefix(path, filepath.Clean(dir)), st.Mode, st.Uid, st.Gid, st.Nlink, st.Blocks, st.Mtim.Sec, st.Mtim.Nsec)
 		switch {
 		case d.Type()&fs.ModeSymlink != 0:
 			to, err := os.Readlink(path)
@@ -36,6 +36,9 @@ func State(dir string) (string, error) {
 			return err
 		case d.IsDir():
 			fmt.Fprintln(&s)
+			return nil
+		case !d.Type().IsRegular():
+			fmt.Fprintf(&s, " device %x%s\n", st.Rdev, attributes(path))
 			return nil
 		}
 		files++
