@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"huck/imager/api"
+	"huck/imager/disk/disktest"
 )
 
 // partitioned makes a disk with a GPT whose partition 3 is the ext4 of
@@ -57,7 +58,7 @@ func TestInstallPartition(t *testing.T) {
 }
 
 func TestInstallGrow(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	st, target := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "target")
 	want(t, 0, nil, "capture", partitioned(t), "--store", st, "--name", "golden")
 	if err := os.WriteFile(target, nil, 0o600); err != nil {

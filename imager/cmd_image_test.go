@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"huck/imager/disk/disktest"
 )
 
 // exportDone is the line that export ends with.
@@ -143,7 +145,7 @@ func TestImportTree(t *testing.T) {
 // TestImportTreeParent: of a tree with one file more, an image that has a parent
 // shares all but that file with it.
 func TestImportTreeParent(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	root, layout := smallTree(t)
 	st := filepath.Join(t.TempDir(), "store")
 	tool(t, "mkfs.ext4", "-V") // the test needs it

@@ -50,18 +50,6 @@ func want(t *testing.T, code int, v any, args ...string) string {
 	return out + errs
 }
 
-// needRoot is for tests that have the kernel mount something.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("REQUIRE_TOOLS") == "1" {
-		t.Fatal("not root")
-	}
-	t.Skip("not root")
-}
-
 func tool(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {

@@ -256,12 +256,7 @@ func TestDiscarder(t *testing.T) {
 // to use it, the test is skipped.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("not root")
-		}
-		t.Skip("not root")
-	}
+	disktest.NeedRoot(t)
 	path, err := exec.LookPath(name)
 	if err != nil {
 		path, err = exec.LookPath("/usr/sbin/" + name)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/ptable"
@@ -29,12 +30,7 @@ func loop(t *testing.T, size int64, sector string) string {
 // TestBlockDevices installs an image of a disk with 4096-byte sectors on
 // another one, larger, and on one with other sectors, which is refused.
 func TestBlockDevices(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("not root")
-		}
-		t.Skip("not root")
-	}
+	disktest.NeedRoot(t)
 	const size = 8 << 20
 	from := loop(t, size, "4096")
 	tool(t, "sgdisk", "-n", "1:256:", from)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install"
 )
@@ -295,7 +296,7 @@ func around(t testing.TB, file string, at, size int64) (before, after []byte) {
 // TestTargetsRefused: what the kernel uses, and what it does not let us write,
 // is refused by name.
 func TestTargetsRefused(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	file := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(file, make([]byte, 8*mib), 0o600); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"huck/imager/capture"
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install"
 	"huck/imager/install/prooftest"
@@ -87,7 +88,7 @@ func proofs() []proof {
 // TestProof takes every row through capture and install onto a disk full of
 // random bytes.
 func TestProof(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	for _, p := range proofs() {
 		t.Run(p.name, func(t *testing.T) { p.run(t) })
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install/prooftest"
 )
@@ -15,7 +16,7 @@ import (
 // TestProofLVM has ext4 and XFS in linear volumes of a physical one, one of them
 // in two pieces: the image has what the filesystems use, and no more.
 func TestProofLVM(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	needKernel(t, "ext4")
 	needKernel(t, "xfs")
 	const (
@@ -119,7 +120,7 @@ func lvm(t *testing.T, dev string, lines ...string) (out string) {
 // TestProofWhole has partitions that are taken whole, and swap, of which only
 // the header is: on the target all of that is as it was.
 func TestProofWhole(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	for _, c := range []struct {
 		name, content string
 		make          func(dev string)
@@ -182,7 +183,7 @@ func TestProofWhole(t *testing.T) {
 // TestProofPaging has Windows' paging files, whose contents are left out on
 // request only. Files of such names elsewhere are like any other.
 func TestProofPaging(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	p := proof{kind: "ntfs", size: 64, sector: 512}
 	source, start := p.disk(t)
 	dev, detach := attach(t, source, start, p.size*mib, 512)

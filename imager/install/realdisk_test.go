@@ -28,18 +28,6 @@ const (
 	targetSize = 700*mib + 5*4096
 )
 
-// needRoot skips the test without the right to mount.
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("REQUIRE_TOOLS") == "1" {
-		t.Fatal("not root")
-	}
-	t.Skip("not root")
-}
-
 // needKernel skips the test without a filesystem in this kernel.
 func needKernel(t testing.TB, kind string) {
 	t.Helper()
@@ -154,7 +142,7 @@ type growing struct {
 // make makes the disk and captures it.
 func (g *growing) make(t testing.TB) {
 	t.Helper()
-	needRoot(t)
+	disktest.NeedRoot(t)
 	needKernel(t, g.kind)
 	if g.size == 0 {
 		g.size = 318 * mib

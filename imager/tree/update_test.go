@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/install/prooftest"
 	"huck/imager/tree"
@@ -44,17 +45,6 @@ func parentOf(t *testing.T, path string) *image.Manifest {
 	m := parent(st.Size())
 	m.Partitions[1].UUID = strings.TrimSpace(judge(t, "sfdisk", "--part-uuid", path, "2"))
 	return m
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("REQUIRE_TOOLS") == "1" {
-		t.Fatal("mounting takes root")
-	}
-	t.Skip("mounting takes root")
 }
 
 // state tells all of a tree but what depends on the filesystem it is on: the
@@ -161,7 +151,7 @@ func before(t *testing.T) string {
 // TestUpdate has a disk become that of a changed tree: it is as the tree says,
 // and what has not changed stands where it stood.
 func TestUpdate(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	dir := before(t)
 	big := make([]byte, 20*mib)
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -213,7 +203,7 @@ func TestUpdate(t *testing.T) {
 // TestUpdateArchive: owners, modes, devices and attributes that only the archive
 // has are there after an update, too.
 func TestUpdateArchive(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	out := filepath.Join(t.TempDir(), "disk")
 	old := header("etc/old", tar.TypeReg, 0o644, 0)
 	if err := tree.Make(t.Context(), tree.Config{Tree: writeFile(t, "a.tar", archive(t, old)), Layout: layout(t)}, out); err != nil {
@@ -233,7 +223,7 @@ func TestUpdateArchive(t *testing.T) {
 // TestUpdateRefused: a parent of another layout is told, before it is unpacked
 // or written to.
 func TestUpdateRefused(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	for name, c := range map[string]struct {
 		change func(m *image.Manifest)
 		want   string
@@ -261,7 +251,7 @@ func TestUpdateRefused(t *testing.T) {
 // TestUpdateFull names the file that there is no room for, and where it was to
 // be; a disk like that is not left behind.
 func TestUpdateFull(t *testing.T) {
-	needRoot(t)
+	disktest.NeedRoot(t)
 	dir, out := t.TempDir(), filepath.Join(t.TempDir(), "disk")
 	write := func(name string, size int) {
 		t.Helper()

@@ -133,12 +133,7 @@ func compareBtrfs(t *testing.T, path string, used *usedmap.Set) {
 // TestBtrfsKernel probes filesystems that the kernel wrote to: subvolumes,
 // snapshots, reflinks, compression, preallocation, deleted files, more chunks.
 func TestBtrfsKernel(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("mounting needs root")
-		}
-		t.Skip("mounting needs root")
-	}
+	needRoot(t)
 	for name, args := range map[string]string{
 		"default": "",
 		"single":  "-m single",

@@ -34,6 +34,18 @@ func tool(t testing.TB, name string) string {
 	return ""
 }
 
+// needRoot is for tests that mount something or make a block device.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("REQUIRE_TOOLS") == "1" {
+		t.Fatal("not root")
+	}
+	t.Skip("not root")
+}
+
 // try runs a tool and returns all it says and its exit code.
 func try(t testing.TB, name string, args ...string) (string, int) {
 	t.Helper()

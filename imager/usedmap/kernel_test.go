@@ -9,12 +9,7 @@ import (
 // TestExtKernel probes filesystems that the kernel wrote to: it fills groups,
 // sets checksums and grows files in ways of its own. It needs root.
 func TestExtKernel(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("mounting needs root")
-		}
-		t.Skip("mounting needs root")
-	}
+	needRoot(t)
 	for _, c := range []struct {
 		name, content, args string
 		grow                bool

@@ -27,12 +27,7 @@ type lvmGroup struct {
 // pvcreate that options says, and of them the volume group vg0.
 func newGroup(t *testing.T, vgOptions string, options ...string) *lvmGroup {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("loop devices need root")
-		}
-		t.Skip("loop devices need root")
-	}
+	needRoot(t)
 	tool(t, "lvm")
 	g := &lvmGroup{t: t, dir: tempDir(t)}
 	for range options {

@@ -50,12 +50,7 @@ func makeNTFS(t testing.TB, size int64, args string) string {
 // path, as mounted does. Its first argument is the folder it is mounted on.
 func ntfsMounted(t *testing.T, path, script string, args ...string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if os.Getenv("REQUIRE_TOOLS") == "1" {
-			t.Fatal("mounting needs root")
-		}
-		t.Skip("mounting needs root")
-	}
+	needRoot(t)
 	tool(t, "ntfs-3g")
 	at := t.TempDir()
 	// ntfs-3g goes on writing after umount. It inherits descriptor 9, so that

@@ -307,17 +307,6 @@ cp --reflink=auto many/comb many/shared
 setfattr -n user.x -v "$(head -c 3000 /dev/zero | tr '\0' x)" many/1 2> /dev/null || true
 `
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("REQUIRE_TOOLS") == "1" {
-		t.Fatal("mounting needs root")
-	}
-	t.Skip("mounting needs root")
-}
-
 func TestXFSRefused(t *testing.T) {
 	for name, c := range map[string]struct{ args, request, cause string }{ // of xfs_db
 		"mkfs":    {"", "write -d inprogress 1", "did not finish"},

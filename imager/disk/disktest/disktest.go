@@ -3,6 +3,7 @@ package disktest
 
 import (
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -32,4 +33,17 @@ func Settled(t testing.TB, dev string) {
 			t.Fatalf("%s is still mounted somewhere", dev)
 		}
 	}
+}
+
+// NeedRoot skips a test that mounts something or makes a block device, which
+// takes root. Where all is to be tested (REQUIRE_TOOLS=1) it fails.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("REQUIRE_TOOLS") == "1" {
+		t.Fatal("not root")
+	}
+	t.Skip("not root")
 }
