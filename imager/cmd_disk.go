@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"huck/imager/api"
+	"huck/imager/archive"
 	"huck/imager/capture"
 	"huck/imager/disk"
 	"huck/imager/image"
@@ -27,7 +28,7 @@ type captureCmd struct {
 	Name    string  `required:"" help:"The image's name; its next version is created."`
 	Parent  string  `placeholder:"REF" help:"The image this one derives from."`
 	Raw     rawFlag `placeholder:"N,…" help:"Take every partition whole or, with =N,…, these."`
-	Force   bool    `help:"Capture a mounted or dirty source all the same."`
+	Force   bool    `help:"Capture a mounted or dirty source all the same, and a file that does not look like a raw disk."`
 	SkipBad bool    `help:"Go on at read errors; what cannot be read becomes zeros and is listed."`
 	Paging  bool    `name:"skip-paging" help:"Leave out what pagefile.sys, swapfile.sys and hiberfil.sys of NTFS hold."`
 	Workers int     `help:"Cores to use; all by default." default:"0"`
@@ -38,6 +39,11 @@ type captureCmd struct {
 func (c *captureCmd) Run(a *app) error {
 	if err := image.CheckName(c.Name); err != nil {
 		return usageError{err}
+	}
+	if !c.Force {
+		if err := archive.CheckRaw(c.Disk); err != nil {
+			return err
+		}
 	}
 	st, err := c.open(a, true)
 	if err != nil {
@@ -184,6 +190,9 @@ type installCmd struct {
 
 // openTarget opens what --to names, or creates a file of the size it takes.
 func (c *installCmd) openTarget(img *image.Image) (disk.Device, error) {
+	if err := archive.CheckRaw(c.To); err != nil {
+		return nil, err
+	}
 	if c.Partition == 0 {
 		return receive.OpenTarget(c.To, img)
 	}
@@ -282,6 +291,9 @@ func (c *verifyCmd) Run(a *app) error {
 	}
 	tag, img, err := c.openImage(a.ctx, st)
 	if err != nil {
+		return err
+	}
+	if err := archive.CheckRaw(c.Against); err != nil {
 		return err
 	}
 	dev, err := disk.Open(c.Against, false)

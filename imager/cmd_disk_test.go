@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,4 +81,31 @@ func TestInstallGrow(t *testing.T) {
 	if out := want(t, 0, nil, "install", "golden", "--store", st, "--to", filepath.Join(t.TempDir(), "same"), "--grow"); !strings.Contains(out, "partition 3 not grown: there is no room behind it") {
 		t.Errorf("said: %s", out)
 	}
+}
+
+// TestNoRawDisk: a virtual machine's disk in a format of its own is neither taken
+// for the disk that it holds nor overwritten as one.
+func TestNoRawDisk(t *testing.T) {
+	dir := t.TempDir()
+	raw, qcow, st := filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2"), filepath.Join(dir, "store")
+	content := make([]byte, 2<<20)
+	copy(content, "QFI\xfb\x00\x00\x00\x03")
+	for file, b := range map[string][]byte{raw: make([]byte, 1<<20), qcow: content} {
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, exitRefused, nil, "capture", qcow, "--store", st, "--name", "wrong")
+	if _, err := os.Stat(st); err == nil {
+		t.Error("a store was made for nothing")
+	}
+	want(t, 0, nil, "capture", qcow, "--store", st, "--name", "bytes", "--force")
+	want(t, 0, nil, "capture", raw, "--store", st, "--name", "right")
+	want(t, exitRefused, nil, "install", "right", "--store", st, "--to", qcow)
+	want(t, exitRefused, nil, "verify", "right", "--store", st, "--against", qcow)
+	want(t, exitRefused, nil, "receive", "http://127.0.0.1:9/right", "--to", qcow)
+	if b, err := os.ReadFile(qcow); err != nil || !bytes.Equal(b, content) {
+		t.Errorf("the file has changed (%v)", err)
+	}
+	want(t, 0, nil, "install", "right", "--store", st, "--to", raw)
 }

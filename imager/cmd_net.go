@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"huck/imager/api"
+	"huck/imager/archive"
 	"huck/imager/cast"
 	"huck/imager/image"
 	"huck/imager/origin"
@@ -159,6 +160,9 @@ func (c *receiveCmd) Run(a *app) error {
 	base.Path = "/"
 	client, err := c.client()
 	if err != nil {
+		return err
+	}
+	if err := archive.CheckRaw(c.To); err != nil {
 		return err
 	}
 	p := a.ui.progress("receive " + ref)

@@ -62,7 +62,7 @@ func detect(name string, r io.ReaderAt, size int64) (format, error) {
 	b := make([]byte, 512)
 	n, err := r.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("archive: import %s: %w", name, err)
+		return "", fmt.Errorf("archive: %s: %w", name, err)
 	}
 	if kind := decompress.Kind(b[:n]); kind != "" {
 		return "", &Refused{Device: name, Why: "it is compressed: unpack it with " + kind + " -d"}
@@ -81,12 +81,34 @@ func detect(name string, r io.ReaderAt, size int64) (format, error) {
 	}
 	// A VHD of fixed size is a raw disk with a footer.
 	if _, err := r.ReadAt(b, size-vhdFooter); err != nil {
-		return "", fmt.Errorf("archive: import %s: %w", name, err)
+		return "", fmt.Errorf("archive: %s: %w", name, err)
 	}
 	if bytes.HasPrefix(b, []byte("conectix")) {
 		return formatVHD, nil
 	}
 	return formatRaw, nil
+}
+
+// CheckRaw refuses a file that is there and is no raw disk but, by its content, one
+// in another program's format, an archive or compressed: to take it for a disk
+// would be to read, or to destroy, what holds one.
+func CheckRaw(file string) error {
+	st, err := os.Stat(file)
+	if err != nil || !st.Mode().IsRegular() {
+		return nil // not there, or a device; who opens it tells
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	defer f.Close() // opened for reading
+	switch kind, err := detect(file, f, st.Size()); {
+	case err != nil:
+		return err
+	case kind != formatRaw:
+		return &Refused{Device: file, Why: fmt.Sprintf("it is no raw disk but a file in the format %s: import makes an image of it, export --format qcow2 such a file of an image", kind)}
+	}
+	return nil
 }
 
 // checkAlone refuses a disk that is not all in its own file, before any other
