@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,9 +52,16 @@ func TestAttach(t *testing.T) {
 		if !bytes.Equal(got[:512], after) {
 			t.Error("what was written to the attached device has not reached the device")
 		}
-		// Another test may have the number by now, but not for our file.
-		if b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(l.Path()), "loop", "backing_file")); strings.TrimSpace(string(b)) == path {
-			t.Errorf("%s is still there: %v", l.Path(), err)
+		// Another test may have the number by now, but not for our file. Whoever
+		// looks at all block devices, as udev, may have it open for a moment.
+		behind := func() string {
+			b, _ := os.ReadFile(filepath.Join("/sys/block", filepath.Base(l.Path()), "loop", "backing_file"))
+			return strings.TrimSpace(string(b))
+		}
+		for end := time.Now().Add(5 * time.Second); behind() == path; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("%s is still there", l.Path())
+			}
 		}
 		if _, err := d.(disk.Attacher).Attach(off, 8<<20, 512); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("attached past the end: %v", err)
