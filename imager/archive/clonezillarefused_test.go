@@ -88,3 +88,25 @@ func TestImportClonezillaRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestImportPieces: of one partition's image all pieces are wanted, too, and it is
+// no disk for those who do not import it.
+func TestImportPieces(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(gptFolder(t).dir)); err != nil {
+		t.Fatal(err)
+	}
+	first := filepath.Join(dir, "sda2.ext4-ptcl-img.gz.aa")
+	remove(t, filepath.Join(dir, "sda2.ext4-ptcl-img.gz.ab"))
+	if _, err := importInto(t, newMemStore(), first); err == nil || !strings.Contains(err.Error(), "gz.ab is not there") {
+		t.Errorf("a piece lacks: %v", err)
+	}
+	plain := filepath.Join(dir, "image")
+	put(t, plain, []byte("partclone-image\x000.3.20"))
+	for _, file := range []string{first, plain} {
+		var refused *archive.Refused
+		if err := archive.CheckRaw(file); !errors.As(err, &refused) {
+			t.Errorf("%s is a disk: %v", file, err)
+		}
+	}
+}

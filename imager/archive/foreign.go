@@ -52,6 +52,7 @@ var signatures = []struct {
 	{0, "# Disk DescriptorFile", "", "it only describes a VMDK of several files: import the -flat.vmdk file if there is one, or join them with qemu-img convert -O qcow2"},
 	{0, "COWD", "", "a VMDK of the old ESX kind: convert it with qemu-img convert -O qcow2"},
 	{64, "\x7f\x10\xda\xbe", "", "it is a VirtualBox disk: convert it with qemu-img convert -f vdi -O qcow2"},
+	{0, "partclone-image", "", "it is an image of partclone: import makes an image of it"},
 	{0, "PK\x03\x04", "", "it is a zip archive: take the disk out of it"},
 	{257, "ustar", "", "it is a tar archive: take the disk out of it"},
 }

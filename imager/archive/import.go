@@ -40,7 +40,10 @@ func Import(ctx context.Context, file string, cfg ImportConfig) (capture.Result,
 	case !st.Mode().IsRegular():
 		return Read(ctx, file, f, cfg) // a pipe
 	}
-	if clonezilla.IsImage(ctx, file) {
+	switch image, err := clonezilla.IsImage(ctx, file); {
+	case err != nil:
+		return capture.Result{}, fmt.Errorf("archive: import %s: %w", file, err)
+	case image:
 		return cfg.unpacked(ctx, file, func(raw string) error { return clonezilla.Image(ctx, file, raw, cfg.Unpacking) })
 	}
 	kind, err := detect(file, f, st.Size())

@@ -137,14 +137,17 @@ func (p *pieces) close() {
 }
 
 // IsImage reports whether a file is an image of partclone, compressed or not,
-// or its first piece.
-func IsImage(ctx context.Context, file string) bool {
+// or its first piece. It is an error if another piece lacks.
+func IsImage(ctx context.Context, file string) (bool, error) {
+	if _, err := findPieces(file); err != nil {
+		return false, err
+	}
 	c, err := openContent(ctx, file, nil)
 	if err != nil {
-		return false // whoever reads it otherwise will tell
+		return false, nil // whoever reads it otherwise will tell
 	}
 	defer c.Close()
-	return c.isPartclone()
+	return c.isPartclone(), nil
 }
 
 // Image makes a raw disk of an image of partclone: the filesystem without a
