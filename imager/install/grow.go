@@ -155,18 +155,15 @@ func (j *Job) grow(ctx context.Context) (*api.Grown, error) {
 	r := &api.Grown{Partition: g.part.Number, Content: g.part.Content, From: g.part.Size, To: g.size, Left: g.left}
 	log := j.log.With("partition", g.part.Number, "content", g.part.Content)
 	err := g.failed
-	if g.left != "" {
-		log.Warn("not all grows", "why", g.left, "size", g.size)
-		return r, nil
-	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
+	if err == nil && r.Left == "" {
 		err = j.growFilesystem(ctx, g, r)
 	}
 	if err != nil {
 		return r, &UngrownError{Device: j.dev.Name(), Partition: g.part, Err: err}
+	}
+	if r.Left != "" {
+		log.Warn("not all grows", "why", r.Left, "size", g.size)
+		return r, nil
 	}
 	log.Info("grown", "size", g.size, "filesystem", r.Filesystem)
 	return r, nil
@@ -174,14 +171,18 @@ func (j *Job) grow(ctx context.Context) (*api.Grown, error) {
 
 // growFilesystem makes the filesystem take all of its partition.
 func (j *Job) growFilesystem(ctx context.Context, g *growth, r *api.Grown) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	fs, _ := growers(g.part.Content)
 	part := io.NewSectionReader(j.dev, g.offset, g.size)
-	was, unit, err := fs.room(part)
+	was, err := fs.room(part)
 	if err != nil {
 		return err
 	}
-	r.Filesystem = was
-	if g.size-was < unit {
+	r.Filesystem = was.size
+	more := g.size - was.size
+	if more < was.unit {
 		return nil
 	}
 	loop, err := j.dev.(disk.Attacher).Attach(g.offset, g.size, int(j.view.sector))
@@ -193,11 +194,17 @@ func (j *Job) growFilesystem(ctx context.Context, g *growth, r *api.Grown) error
 	if err = errors.Join(err, loop.Close(), j.sync()); err != nil {
 		return err
 	}
-	if r.Filesystem, _, err = fs.room(part); err != nil {
+	is, err := fs.room(part)
+	if err != nil {
 		return err
 	}
-	if r.Filesystem <= was {
-		return fmt.Errorf("it still has %d bytes of %d", r.Filesystem, g.size)
+	switch {
+	case is.size > was.size:
+		r.Filesystem = is.size
+	case more < was.piece:
+		r.Filesystem, r.Left = 0, fmt.Sprintf("the %d bytes behind its %s are too few for it", more, g.part.Content)
+	default:
+		return fmt.Errorf("it still has %d bytes of %d", is.size, g.size)
 	}
 	return nil
 }

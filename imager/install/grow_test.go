@@ -118,6 +118,34 @@ func TestGrowFile(t *testing.T) {
 	g.check(t, same, g.start, g.size)
 }
 
+// TestGrowTooLittle: what ends with a whole group takes only as much as makes
+// another one. Less is left, and no failure: disks of one kind differ by that.
+func TestGrowTooLittle(t *testing.T) {
+	for name, c := range map[string]struct {
+		g            growing
+		behind, tail int64
+	}{
+		"ext4 gpt":        {growing{table: "gpt", sector: 512, kind: "ext4", mkfs: []string{"-b", "4096"}, size: 128 * mib}, mib, mib},
+		"ext4 whole disk": {growing{table: "none", sector: 512, kind: "ext4", mkfs: []string{"-b", "4096"}, size: 124 * mib}, mib, 0},
+		"xfs whole disk":  {growing{table: "none", sector: 512, kind: "xfs", mkfs: []string{"-d", "agcount=4"}, size: 316 * mib}, 128 << 10, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &c.g
+			g.make(t)
+			target := messy(t, g.start+g.size+c.behind+c.tail)
+			r, err := g.install(t, target, install.Options{Grow: true, Verify: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("the %d bytes behind its %s are too few for it", c.behind, g.kind)
+			if w := r.Grown; w == nil || w.Left != want || w.Filesystem != 0 || w.To != g.size+c.behind {
+				t.Errorf("grown: %+v, want %q", w, want)
+			}
+			g.check(t, target, g.start, g.size+c.behind)
+		})
+	}
+}
+
 // TestGrowFails: what the kernel will not grow, such as a Btrfs to fewer than
 // 256 MiB, leaves a complete disk, and says so; installing again has nothing to
 // write and tries again.

@@ -28,14 +28,23 @@ type grower struct {
 	// driver is the kernel's name for the kind, flags are mount options.
 	driver string
 	flags  []string
-	// room reads from the start of a filesystem how large it is and in what
-	// units it grows, in bytes.
-	room func(fs io.ReaderAt) (size, unit int64, err error)
+	// room reads from the start of a filesystem how it can grow.
+	room func(fs io.ReaderAt) (room, error)
 	// grow makes the mounted filesystem take size bytes. dir is its root.
 	grow func(dir *os.File, size int64) error
 	// offline makes the filesystem, not mounted, take all of the block device
 	// at path; nil if nothing does that.
 	offline func(ctx context.Context, path string) error
+}
+
+// room is how a filesystem can grow, in bytes.
+type room struct {
+	// size is how large it is, unit what its size is a multiple of.
+	size, unit int64
+	// piece is the room that is always enough. The next group of an ext4 must
+	// hold its own metadata, that of an XFS 64 blocks: where that does not fit,
+	// they end with the last whole group, and no error tells.
+	piece int64
 }
 
 // growers are by the content's name in a manifest.
@@ -75,48 +84,50 @@ func readSuper(fs io.ReaderAt, at int64, magicAt int, magic string) ([]byte, err
 }
 
 // extRoom: Linux, Documentation/filesystems/ext4/super.rst.
-func extRoom(fs io.ReaderAt) (size, unit int64, err error) {
+func extRoom(fs io.ReaderAt) (room, error) {
 	b, err := readSuper(fs, 1024, 0x38, "\x53\xef")
 	if err != nil {
-		return 0, 0, err
+		return room{}, err
 	}
 	le := binary.LittleEndian
 	blocks, shift := uint64(le.Uint32(b[0x4:])), le.Uint32(b[0x18:])
 	if le.Uint32(b[0x60:])&0x80 != 0 { // INCOMPAT_64BIT
 		blocks |= uint64(le.Uint32(b[0x150:])) << 32
 	}
-	return inBytes(blocks, 1024<<min(shift, 7), shift > 6)
+	return inBytes(blocks, 1024<<min(shift, 7), le.Uint32(b[0x20:]), shift > 6)
 }
 
-func xfsRoom(fs io.ReaderAt) (size, unit int64, err error) {
+func xfsRoom(fs io.ReaderAt) (room, error) {
+	const minGroup = 64 // XFS_MIN_AG_BLOCKS
 	b, err := readSuper(fs, 0, 0, "XFSB")
 	if err != nil {
-		return 0, 0, err
+		return room{}, err
 	}
 	block := binary.BigEndian.Uint32(b[4:])
-	return inBytes(binary.BigEndian.Uint64(b[8:]), int64(block), block < 512 || block > 65536)
+	return inBytes(binary.BigEndian.Uint64(b[8:]), int64(block), minGroup, block < 512 || block > 65536)
 }
 
-func btrfsRoom(fs io.ReaderAt) (size, unit int64, err error) {
+func btrfsRoom(fs io.ReaderAt) (room, error) {
 	const at = 64 << 10
 	b, err := readSuper(fs, at, 0x40, "_BHRfS_M")
 	if err != nil {
-		return 0, 0, err
+		return room{}, err
 	}
 	if n := binary.LittleEndian.Uint64(b[0x88:]); n != 1 {
-		return 0, 0, fmt.Errorf("it is one of %d devices of a Btrfs", n)
+		return room{}, fmt.Errorf("it is one of %d devices of a Btrfs", n)
 	}
-	sector := binary.LittleEndian.Uint32(b[0x90:])
-	size, unit, err = inBytes(binary.LittleEndian.Uint64(b[0x70:]), 1, false)
-	return size, max(unit, int64(sector)), err
+	r, err := inBytes(binary.LittleEndian.Uint64(b[0x70:]), 1, 1, false)
+	r.unit = max(r.unit, int64(binary.LittleEndian.Uint32(b[0x90:])))
+	return r, err
 }
 
-// inBytes is a size in units, refused where it cannot be one.
-func inBytes(n uint64, unit int64, odd bool) (int64, int64, error) {
+// inBytes is the room of a filesystem with n blocks of unit bytes that takes as
+// many as piece whenever they are there; refused where that cannot be.
+func inBytes(n uint64, unit int64, piece uint32, odd bool) (room, error) {
 	if odd || n > uint64(1<<62/unit) {
-		return 0, 0, fmt.Errorf("a superblock with %d blocks of %d bytes", n, unit)
+		return room{}, fmt.Errorf("a superblock with %d blocks of %d bytes", n, unit)
 	}
-	return int64(n) * unit, unit, nil
+	return room{int64(n) * unit, unit, int64(piece) * unit}, nil
 }
 
 // growExt: EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64) of fs/ext4/ext4.h, takes the
