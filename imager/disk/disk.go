@@ -122,8 +122,8 @@ func CheckNew(path string) error { return checkNew(path) }
 
 // InUse tells how the kernel uses the block device at path or one of its
 // partitions, or a loop device of it or of the file at path, for example
-// "/dev/sda1 is mounted on /boot", or that QEMU writes to that file; it is empty
-// if there is no such use.
+// "/dev/sda1 is mounted on /boot", that a program has the device for itself, or
+// that QEMU writes to that file; it is empty if there is no such use.
 func InUse(path string) (string, error) { return inUse(path) }
 
 // Reread makes the kernel read the partition table of the block device at path

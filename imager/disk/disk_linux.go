@@ -206,7 +206,7 @@ func (d *device) takeBlock() error {
 	// against mounts and all else in the kernel that claims devices.
 	d.f, err = os.OpenFile(d.path, os.O_RDWR|os.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return &Refused{d.path, "the kernel or another program is using it"}
+		return &Refused{d.path, otherUse}
 	}
 	if err != nil {
 		return fmt.Errorf("disk: open %s for writing: %w", d.path, err)

@@ -128,6 +128,23 @@ func TestReserveFull(t *testing.T) {
 	}
 }
 
+// TestClaimed: a device that somebody writes to is in use, until he has closed it.
+func TestClaimed(t *testing.T) {
+	dev, _ := loop(t, 4<<20)
+	d := must[disk.Device](t)(disk.Open(dev, true))
+	if use := must[string](t)(disk.InUse(dev)); use == "" {
+		t.Error("nobody uses it")
+	}
+	var refused *disk.Refused
+	if _, err := disk.Open(dev, true); !errors.As(err, &refused) {
+		t.Errorf("opened twice for writing: %v", err)
+	}
+	ok(t, d.Close())
+	if use := must[string](t)(disk.InUse(dev)); use != "" {
+		t.Error(use)
+	}
+}
+
 // TestStaleCache: what was written to a block device behind its page cache, as
 // by a filesystem on it, is read, although somebody had it open all the time.
 func TestStaleCache(t *testing.T) {

@@ -132,10 +132,26 @@ func inUse(path string) (string, error) {
 		if use, err := s.inUse(n); use != "" || err != nil {
 			return use, err
 		}
+		if claimed(path) {
+			return otherUse, nil
+		}
 	} else if inMachine(path, permWrite) {
 		return "a virtual machine writes to it", nil
 	}
 	return s.loopInUse(path)
+}
+
+// otherUse is that of which nothing more is known.
+const otherUse = "the kernel or another program is using it"
+
+// claimed reports whether somebody has a block device for himself, as we do when
+// we write to one: no file of the kernel's names programs that have.
+func claimed(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_EXCL, 0)
+	if err == nil {
+		f.Close() // nothing is written to it
+	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 // QEMU locks a byte of a file for each thing it does with it (block/file-posix.c,
