@@ -23,6 +23,17 @@ type bootFiles struct {
 // loaderPath is where systemd has its boot loader for x86-64.
 const loaderPath = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 
+// bootOf looks for what starts the tree in dir. A link in it does not lead out of
+// it, to a file of this machine.
+func bootOf(dir string) (bootFiles, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return bootFiles{}, err
+	}
+	defer root.Close() // nothing is written there
+	return findBoot(root.FS())
+}
+
 // findBoot looks for what starts a tree.
 func findBoot(tree fs.FS) (bootFiles, error) {
 	var b bootFiles

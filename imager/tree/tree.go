@@ -206,7 +206,7 @@ func (m *maker) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	boot, err := findBoot(os.DirFS(src.dir))
+	boot, err := bootOf(src.dir)
 	if err != nil {
 		return err
 	}
