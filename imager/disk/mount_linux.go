@@ -10,12 +10,12 @@ import (
 )
 
 // OnMount mounts the block device at path with the kernel's driver and mount
-// options that are flags, calls f with the filesystem's root and unmounts it.
+// options, "name" or "name=value", calls f with the filesystem's root and unmounts it.
 // Nothing that the filesystem still had to write is lost without an error. The
 // mount is a detached one (fsmount(2)): it stands nowhere in the tree of files,
 // nobody else sees it, and it ends with the process. It takes root.
-func OnMount(path, driver string, flags []string, f func(root *os.File) error) (err error) {
-	mount, err := mount(path, driver, flags)
+func OnMount(path, driver string, options []string, f func(root *os.File) error) (err error) {
+	mount, err := mount(path, driver, options)
 	if err != nil {
 		return fmt.Errorf("mount %s as %s: %w", path, driver, err)
 	}
@@ -36,16 +36,21 @@ func OnMount(path, driver string, flags []string, f func(root *os.File) error) (
 	return nil
 }
 
-func mount(path, driver string, flags []string) (mount int, err error) {
+func mount(path, driver string, options []string) (mount int, err error) {
 	fs, err := unix.Fsopen(driver, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(fs) // only a description of what to mount
 	err = unix.FsconfigSetString(fs, "source", path)
-	for _, flag := range flags {
-		if err == nil {
-			err = unix.FsconfigSetFlag(fs, flag)
+	for _, option := range options {
+		name, value, ok := strings.Cut(option, "=")
+		switch {
+		case err != nil:
+		case ok:
+			err = unix.FsconfigSetString(fs, name, value)
+		default:
+			err = unix.FsconfigSetFlag(fs, name)
 		}
 	}
 	if err == nil {

@@ -291,7 +291,12 @@ func runTo(ctx context.Context, stdin io.Reader, stdout io.Writer, name string, 
 		return "", &Refused{Device: name, Why: "it is not in PATH: install the packages fdisk, e2fsprogs, dosfstools and mtools"}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w: %.500s", name, err, strings.ReplaceAll(strings.TrimSpace(said.String()), "\n", "; "))
+		return "", fmt.Errorf("%s: %w: %.500s", name, err, text(&said))
 	}
 	return said.String(), nil
+}
+
+// text is what a program said, in one line.
+func text(said *bytes.Buffer) string {
+	return strings.ReplaceAll(strings.TrimSpace(said.String()), "\n", "; ")
 }

@@ -1,10 +1,12 @@
 package tree
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 
 	"huck/imager/disk"
@@ -42,6 +44,9 @@ func (m *maker) takeParent() (part string, err error) {
 // update makes the root filesystem on the disk, which is the parent's, have what
 // src has. Files that are the same stay where they are.
 func (m *maker) update(ctx context.Context, src *source) (err error) {
+	if err := m.mend(ctx); err != nil {
+		return err
+	}
 	dev, err := disk.Open(m.disk, true)
 	if err != nil {
 		return err
@@ -56,10 +61,31 @@ func (m *maker) update(ctx context.Context, src *source) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, loop.Close()) }()
-	// New inode tables are zeroed when the system itself mounts it.
-	return disk.OnMount(loop.Path(), "ext4", []string{"noinit_itable"}, func(root *os.File) error {
+	// New inode tables are zeroed when the system itself mounts it. The filesystem
+	// could have this machine panic where a disk is full.
+	return disk.OnMount(loop.Path(), "ext4", []string{"noinit_itable", "errors=remount-ro"}, func(root *os.File) error {
 		s := &syncing{from: src.dir, to: fmt.Sprintf("/proc/self/fd/%d", root.Fd()), tell: m.tell(StepFill), total: taken(src.dir),
 			made: make(map[inodeID]string), claimed: make(map[uint64]bool)}
 		return s.named(s.dir(ctx, ""))
 	})
+}
+
+// mend has e2fsck repair the parent's root filesystem. It can come from a stranger,
+// or of a machine that was running; what is wrong in it the kernel may notice only
+// when files are written over others, or not at all.
+func (m *maker) mend(ctx context.Context) error {
+	var said bytes.Buffer
+	_, err := runTo(ctx, nil, &said, "e2fsck", "-f", "-p", fmt.Sprintf("%s?offset=%d", m.disk, m.l.rootStart()))
+	const repaired, left = 1, 4 // e2fsck(8)
+	exit := (*exec.ExitError)(nil)
+	switch {
+	case !errors.As(err, &exit) || exit.ExitCode() < 0: // killed
+		return err
+	case exit.ExitCode() == repaired:
+		m.cfg.Log.Warn("tree: the parent's root filesystem was not in order: repaired in the copy", "by", "e2fsck -p")
+		return nil
+	case exit.ExitCode()&left != 0:
+		return &Refused{Device: m.cfg.Tree, Why: fmt.Sprintf("the parent's root filesystem is damaged; run e2fsck on a disk with it and capture that. It says: %.300s", text(&said))}
+	}
+	return fmt.Errorf("%w: %.300s", err, text(&said))
 }

@@ -63,6 +63,16 @@ func state(t *testing.T, dir string) string {
 // rootState is the state of the root filesystem on a disk.
 func rootState(t *testing.T, path string) (s string) {
 	t.Helper()
+	mounted(t, path, func(root string) error {
+		s = state(t, root+".")
+		return nil
+	})
+	return s
+}
+
+// mounted has f do something to the root filesystem on a disk.
+func mounted(t *testing.T, path string, f func(root string) error) {
+	t.Helper()
 	dev, err := disk.Open(path, true)
 	if err != nil {
 		t.Fatal(err)
@@ -71,16 +81,12 @@ func rootState(t *testing.T, path string) (s string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = disk.OnMount(loop.Path(), "ext4", []string{"ro"}, func(root *os.File) error {
-		s = state(t, fmt.Sprintf("/proc/self/fd/%d/.", root.Fd()))
-		return nil
+	err = disk.OnMount(loop.Path(), "ext4", nil, func(root *os.File) error {
+		return f(fmt.Sprintf("/proc/self/fd/%d/", root.Fd()))
 	})
-	for _, err := range []error{err, loop.Close(), dev.Close()} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := errors.Join(err, loop.Close(), dev.Close()); err != nil {
+		t.Fatal(err)
 	}
-	return s
 }
 
 // edit is what happens to a tree between two images of it.

@@ -1,0 +1,67 @@
+package tree_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"huck/imager/disk/disktest"
+	"huck/imager/tree"
+)
+
+// small makes a tree and a disk of it.
+func small(t *testing.T) (dir, out string) {
+	t.Helper()
+	dir, out = t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	for _, name := range []string{"boot", "dir/deep"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"boot/vmlinuz", "file", "changed", "dir/deep/file"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("before"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t)}, out); err != nil {
+		t.Fatal(err)
+	}
+	return dir, out
+}
+
+// TestUpdateDamaged: a parent that e2fsck can repair by itself is repaired, another
+// refused before the kernel sees it.
+func TestUpdateDamaged(t *testing.T) {
+	disktest.NeedRoot(t)
+	for name, c := range map[string]struct{ damage, want string }{
+		"blocks marked": {"setb 3000 9000", ""},
+		"file lost":     {"clri /changed", ""},
+		"no root":       {"set_inode_field <2> mode 0100644", "the parent's root filesystem is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, out := small(t)
+			judge(t, "debugfs", "-w", "-R", c.damage, fmt.Sprintf("%s?offset=%d", out, offset))
+			err := os.WriteFile(filepath.Join(dir, "more"), make([]byte, mib), 0o644)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, "changed"), []byte("after"), 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out)
+			if refused := (*tree.Refused)(nil); c.want != "" {
+				if !errors.As(err, &refused) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error %v, want %q", err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			sound(t, out)
+		})
+	}
+}
