@@ -1,12 +1,14 @@
 package tree_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"huck/imager/disk/disktest"
 	"huck/imager/tree"
@@ -63,5 +65,31 @@ func TestUpdateDamaged(t *testing.T) {
 			}
 			sound(t, out)
 		})
+	}
+}
+
+// TestUpdateSparse: what is mostly holes or zeros takes neither room nor time.
+func TestUpdateSparse(t *testing.T) {
+	disktest.NeedRoot(t)
+	dir, out := small(t)
+	log := filepath.Join(dir, "lastlog")
+	for _, err := range []error{os.WriteFile(log, []byte("begin"), 0o644), os.Truncate(log, 4<<40), os.WriteFile(filepath.Join(dir, "zeros"), make([]byte, 80*mib), 0o644)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2 { // made, then compared
+		if err := tree.Make(ctx, tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sound(t, out)
+	if got := inode(t, out, "/lastlog"); !strings.Contains(got, "Size: 4398046511104") {
+		t.Errorf("lastlog is %s", got)
+	}
+	if got := inode(t, out, "/zeros"); !strings.Contains(got, "Size: 83886080") {
+		t.Errorf("zeros is %s", got)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"huck/imager/disk"
 )
 
 // syncing makes the folder to have what the folder from has: contents, links
@@ -207,7 +209,7 @@ func (s *syncing) sameContent(ctx context.Context, from, to string, want, have u
 		if want.Size != have.Size {
 			return false, nil
 		}
-		return s.sameBytes(ctx, from, to)
+		return s.sameBytes(ctx, from, to, want.Size)
 	case modeLink:
 		a, err := os.Readlink(from)
 		if err != nil {
@@ -219,38 +221,65 @@ func (s *syncing) sameContent(ctx context.Context, from, to string, want, have u
 	return want.Rdev == have.Rdev, nil
 }
 
-// sameBytes reports whether two files of the same size have the same bytes.
-func (s *syncing) sameBytes(ctx context.Context, from, to string) (bool, error) {
-	a, err := os.Open(from)
+// sameBytes reports whether two files of size bytes have the same bytes. What is
+// a hole in both is not read: a lastlog is a few blocks of a terabyte.
+func (s *syncing) sameBytes(ctx context.Context, from, to string, size int64) (bool, error) {
+	a, err := open(from)
 	if err != nil {
 		return false, err
 	}
 	defer a.Close() // opened for reading
-	b, err := os.Open(to)
+	b, err := open(to)
 	if err != nil {
 		return false, err
 	}
 	defer b.Close() // opened for reading
-	for {
-		n, err := io.ReadFull(a, s.a[:])
-		m, err2 := io.ReadFull(b, s.b[:])
-		if !bytes.Equal(s.a[:n], s.b[:m]) {
-			return false, nil
+	for at := int64(0); ; {
+		next, err := data(a, at, size)
+		if err != nil {
+			return false, err
 		}
+		next2, err := data(b, at, size)
+		if err != nil {
+			return false, err
+		}
+		if at = min(next, next2); at == size {
+			return true, ctx.Err()
+		}
+		n, err := a.ReadAt(s.a[:], at)
+		m, err2 := b.ReadAt(s.b[:], at)
 		for _, err := range []error{err, err2, ctx.Err()} {
-			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			if err != nil && !errors.Is(err, io.EOF) {
 				return false, err
 			}
 		}
-		if err != nil && err2 != nil {
-			return true, nil
+		if n == 0 || !bytes.Equal(s.a[:n], s.b[:m]) { // none: it has been made shorter
+			return false, nil
 		}
+		at += int64(n)
 	}
 }
 
-// copyFile makes a new file with the bytes and the holes of from.
+// open opens a file for reading, and nothing else that may stand there by now.
+func open(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+}
+
+// data returns where in a file of size bytes there is something else than a hole,
+// from the offset at on; size if nowhere.
+func data(f *os.File, at, size int64) (int64, error) {
+	next, err := f.Seek(at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, nil
+	}
+	return min(next, size), err
+}
+
+// copyFile makes a new file with the bytes of from. Blocks of zeros are holes, as
+// mkfs.ext4 has it: an archive unpacked has no holes, and the tree is to fit
+// whichever of the two writes it.
 func (s *syncing) copyFile(ctx context.Context, from, to string, size int64) (err error) {
-	in, err := os.Open(from)
+	in, err := open(from)
 	if err != nil {
 		return err
 	}
@@ -260,27 +289,45 @@ func (s *syncing) copyFile(ctx context.Context, from, to string, size int64) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	const most = 16 << 20 // between two looks whether to go on
-	for end := int64(0); end < size; {
-		if err := ctx.Err(); err != nil {
+	for at := int64(0); ; {
+		if at, err = data(in, at, size); err != nil {
 			return err
 		}
-		at, err := in.Seek(end, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // a hole up to the end
-			break
-		}
-		if err != nil {
+		n, err := in.ReadAt(s.a[:min(int64(len(s.a)), size-at)], at)
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		if end, err = in.Seek(at, unix.SEEK_HOLE); err != nil {
+		if n == 0 { // the end, or it has been made shorter
+			return out.Truncate(size)
+		}
+		if err := errors.Join(writeData(out, s.a[:n], at), ctx.Err()); err != nil {
 			return err
 		}
-		end = min(end, at+most)
-		if _, err := io.CopyBuffer(io.NewOffsetWriter(out, at), io.NewSectionReader(in, at, end-at), s.a[:]); err != nil {
-			return err
-		}
+		at += int64(n)
 	}
-	return out.Truncate(size)
+}
+
+// writeData writes those blocks of b that are not all zeros.
+func writeData(f *os.File, b []byte, off int64) error {
+	const block = 4096
+	for len(b) > 0 {
+		n := min(block-int(off%block), len(b))
+		zero := disk.IsZero(b[:n])
+		for n < len(b) {
+			more := min(n+block, len(b))
+			if disk.IsZero(b[n:more]) != zero {
+				break
+			}
+			n = more
+		}
+		if !zero {
+			if _, err := f.WriteAt(b[:n], off); err != nil {
+				return err
+			}
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
 }
 
 // copyAttributes gives a file the owner, mode, extended attributes and time of
