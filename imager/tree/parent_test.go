@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"huck/imager/disk/disktest"
 	"huck/imager/tree"
 )
@@ -32,6 +34,49 @@ func small(t *testing.T) (dir, out string) {
 		t.Fatal(err)
 	}
 	return dir, out
+}
+
+// mark sets flags of linux/fs.h, as chattr(1) does.
+func mark(path string, flags int) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	was, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, was|flags)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// TestUpdateMarks: what a machine that was captured keeps even root from changing
+// is changed and removed, and what its fsck has found is not in the tree.
+func TestUpdateMarks(t *testing.T) {
+	disktest.NeedRoot(t)
+	dir, out := small(t)
+	mounted(t, out, func(root string) error {
+		const immutable, appendOnly = 0x10, 0x20
+		return errors.Join(os.WriteFile(root+"lost+found/#12", []byte("found"), 0o600), mark(root+"lost+found", appendOnly), mark(root+"file", immutable), mark(root+"changed", appendOnly),
+			mark(root+"dir/deep/file", immutable), mark(root+"dir/deep", immutable), mark(root+"boot", appendOnly), mark(root, immutable))
+	})
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "dir")), os.WriteFile(filepath.Join(dir, "changed"), []byte("after"), 0o600), os.Chown(filepath.Join(dir, "file"), 1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out); err != nil {
+		t.Fatal(err)
+	}
+	sound(t, out)
+	if got := content(t, out, "/changed"); got != "after" {
+		t.Errorf("changed has %q", got)
+	}
+	if got := inode(t, out, "/file"); !strings.Contains(got, "User:     1   Group:     2") {
+		t.Errorf("file is %s", got)
+	}
+	for dir, gone := range map[string]string{"/": "dir", "/lost+found": "#12"} {
+		if got := judge(t, "debugfs", "-R", "ls "+dir, fmt.Sprintf("%s?offset=%d", out, offset)); strings.Contains(got, gone) {
+			t.Errorf("%s of %s is still there: %s", gone, dir, got)
+		}
+	}
 }
 
 // TestUpdateDamaged: a parent that e2fsck can repair by itself is repaired, another

@@ -45,13 +45,16 @@ func (s *syncing) named(err error) error {
 	return err
 }
 
-// keep is the folder for what fsck finds. mkfs makes it, and a tree need not
+// lostFound is the folder for what fsck finds. mkfs makes it, and a tree need not
 // have it.
-const keep = "lost+found"
+const lostFound = "lost+found"
 
 // dir makes a folder that is there, path name below to, the same as in from.
 func (s *syncing) dir(ctx context.Context, name string) error {
 	from, to := filepath.Join(s.from, name), filepath.Join(s.to, name)
+	if err := unlock(to + "/."); err != nil { // the root may be a link
+		return err
+	}
 	want, err := os.ReadDir(from)
 	if err != nil {
 		return err
@@ -66,10 +69,16 @@ func (s *syncing) dir(ctx context.Context, name string) error {
 		names[d.Name()] = d.Type()&fs.ModeSocket == 0
 	}
 	for _, d := range have {
-		if names[d.Name()] || name == "" && d.Name() == keep {
+		if names[d.Name()] {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(to, d.Name())); err != nil {
+		if name == "" && d.Name() == lostFound && d.IsDir() {
+			if err := removeIn(filepath.Join(to, lostFound)); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := removeAll(filepath.Join(to, d.Name())); err != nil {
 			return err
 		}
 	}
@@ -103,7 +112,7 @@ func (s *syncing) file(ctx context.Context, name string) error {
 		return err
 	}
 	if there && have.Mode&modeType != want.Mode&modeType {
-		if err := os.RemoveAll(to); err != nil {
+		if err := removeAll(to); err != nil {
 			return err
 		}
 		there = false
@@ -119,6 +128,11 @@ func (s *syncing) file(ctx context.Context, name string) error {
 	id := inodeID{want.Dev, want.Ino}
 	if other, ok := s.made[id]; ok {
 		return s.link(filepath.Join(s.to, other), to, have.Ino)
+	}
+	if there {
+		if err := unlock(to); err != nil {
+			return err
+		}
 	}
 	if there && !s.claimed[have.Ino] {
 		if there, err = s.sameContent(ctx, from, to, want, have); err != nil {
@@ -183,14 +197,6 @@ func (s *syncing) create(ctx context.Context, from, to string, want unix.Stat_t)
 	}
 	if err := unix.Mknod(to, want.Mode&modeType|0o600, int(want.Rdev)); err != nil {
 		return &fs.PathError{Op: "mknod", Path: to, Err: err}
-	}
-	return nil
-}
-
-// remove removes a file that need not be there.
-func remove(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }
