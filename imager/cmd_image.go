@@ -161,10 +161,13 @@ func (c *importCmd) importTree(a *app, t tree.Config, cfg archive.ImportConfig, 
 		if err != nil {
 			return capture.Result{}, err
 		}
+		t.Parent, cfg.Parent = img.Manifest, tag.Ref().String()
+		if err := tree.CheckParent(t); err != nil {
+			return capture.Result{}, err
+		}
 		if _, err := archive.Export(a.ctx, disk, archive.ExportConfig{Store: cfg.Store, Tag: tag, Format: archive.Raw, Progress: progress}); err != nil {
 			return capture.Result{}, err
 		}
-		t.Parent, cfg.Parent = img.Manifest, tag.Ref().String()
 	}
 	if err := tree.Make(a.ctx, t, disk); err != nil {
 		return capture.Result{}, err

@@ -12,6 +12,13 @@ import (
 	"huck/imager/disk"
 )
 
+// CheckParent reports what Make refuses about cfg.Parent, before there is a disk of
+// it.
+func CheckParent(cfg Config) error {
+	_, err := (&maker{cfg: cfg, l: cfg.Layout}).takeParent()
+	return err
+}
+
 // takeParent makes the disk's layout the parent's where it leaves that open, and
 // refuses one that it contradicts. It returns the root partition's UUID.
 func (m *maker) takeParent() (part string, err error) {

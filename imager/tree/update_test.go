@@ -246,9 +246,11 @@ func TestUpdateRefused(t *testing.T) {
 			m := parent(64 * mib)
 			c.change(m)
 			out := writeFile(t, "disk", nil)
-			err := tree.Make(t.Context(), tree.Config{Tree: writeFile(t, "a.tar", archive(t)), Layout: layout(t), Parent: m}, out)
-			if err == nil || !strings.Contains(err.Error(), "not of this layout") || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want %q", err, c.want)
+			cfg := tree.Config{Tree: writeFile(t, "a.tar", archive(t)), Layout: layout(t), Parent: m}
+			for _, err := range []error{tree.CheckParent(cfg), tree.Make(t.Context(), cfg, out)} {
+				if err == nil || !strings.Contains(err.Error(), "not of this layout") || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error %v, want %q", err, c.want)
+				}
 			}
 		})
 	}
