@@ -57,7 +57,10 @@ func mount(path, driver string, options []string) (mount int, err error) {
 		err = unix.FsconfigCreate(fs)
 	}
 	if err != nil {
-		return -1, errors.Join(err, complaint(fs))
+		if said := complaint(fs); said != nil {
+			return -1, errors.Join(err, said)
+		}
+		return -1, fmt.Errorf("%w (the kernel's log may say why: dmesg)", err)
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOATIME)
 }

@@ -138,3 +138,29 @@ func TestUpdateSparse(t *testing.T) {
 		t.Errorf("zeros is %s", got)
 	}
 }
+
+// TestUpdateNoRoom: where the disk's file cannot grow, that is told, and where.
+func TestUpdateNoRoom(t *testing.T) {
+	disktest.NeedRoot(t)
+	dir, disk := small(t)
+	mem := t.TempDir()
+	judge(t, "mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", mem)
+	t.Cleanup(func() {
+		if err := unix.Unmount(mem, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	out := filepath.Join(mem, "disk")
+	judge(t, "cp", "--sparse=always", disk, out)
+	b := make([]byte, 30*mib)
+	for i := range b {
+		b[i] = byte(i>>12) | 1
+	}
+	if err := os.WriteFile(filepath.Join(dir, "large"), b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out)
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), mem+": no space left") {
+		t.Errorf("error %v", err)
+	}
+}

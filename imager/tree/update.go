@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"huck/imager/disk"
 )
@@ -70,11 +73,17 @@ func (m *maker) update(ctx context.Context, src *source) (err error) {
 	defer func() { err = errors.Join(err, loop.Close()) }()
 	// New inode tables are zeroed when the system itself mounts it. The filesystem
 	// could have this machine panic where a disk is full.
-	return disk.OnMount(loop.Path(), "ext4", []string{"noinit_itable", "errors=remount-ro"}, func(root *os.File) error {
+	err = disk.OnMount(loop.Path(), "ext4", []string{"noinit_itable", "errors=remount-ro"}, func(root *os.File) error {
 		s := &syncing{from: src.dir, to: fmt.Sprintf("/proc/self/fd/%d", root.Fd()), tell: m.tell(StepFill), total: taken(src.dir),
 			made: make(map[inodeID]string), claimed: make(map[uint64]bool)}
 		return s.named(s.dir(ctx, ""))
 	})
+	// Of a file that cannot grow the loop device tells only that.
+	dir := filepath.Dir(m.disk)
+	if st := (unix.Statfs_t{}); errors.Is(err, unix.EIO) && unix.Statfs(dir, &st) == nil && int64(st.Bavail)*st.Bsize < mib {
+		return fmt.Errorf("%s: %w (%w)", dir, unix.ENOSPC, err)
+	}
+	return err
 }
 
 // mend has e2fsck repair the parent's root filesystem. It can come from a stranger,
