@@ -253,7 +253,7 @@ func TestExtWhole(t *testing.T) {
 		"free count":         {args: "-O ^metadata_csum,^uninit_bg", at: group(1), edit: func(b []byte) { b[0xc]++ }, want: "group 1: "},
 		"bitmap off":         {args: "-O ^metadata_csum,^uninit_bg", at: group(1), edit: func(b []byte) { b[3] = 0xff }, want: "group 1: block bitmap in block"},
 		"inode table off":    {args: "-O ^metadata_csum,^uninit_bg,^64bit", at: 2048 + 32, edit: func(b []byte) { b[8], b[9] = 0xff, 0x7f }, want: "group 1: inode table in block"},
-		"bitmap elsewhere":   {args: "-O ^metadata_csum,^uninit_bg", at: group(0), edit: func(b []byte) { b[0]++ }, want: "is metadata, but free by the bitmap"},
+		"bitmap elsewhere":   {args: "-O ^metadata_csum,^uninit_bg", at: group(0), edit: func(b []byte) { b[0]++ }, want: "is metadata, but free by the bitmap: run e2fsck"},
 		"unknown feature":    {args: "-O ^metadata_csum", at: 1024 + 0x60, edit: func(b []byte) { b[3] = 0x40 }, want: "incompat 0x40000000"},
 		"unknown ro feature": {args: "-O ^metadata_csum", at: 1024 + 0x64, edit: func(b []byte) { b[1] |= 0x40 }, want: "ro_compat 0x4000"},
 		"block size":         {args: "-O ^metadata_csum", at: 1024 + 0x18, edit: func(b []byte) { b[0] = 7 }, want: "blocks of 2^7 KiB"},

@@ -261,7 +261,7 @@ func TestF2FSWhole(t *testing.T) {
 		"summaries":         {"", -1, func(b []byte) { le.PutUint32(b[140:], 1<<20) }, "the summaries of its checkpoint"},
 		"pack too long":     {"", -1, func(b []byte) { le.PutUint32(b[136:], 1<<20) }, ""},
 		"nodes":             {"", -1, func(b []byte) { b[144]++ }, "1 blocks hold nodes, its checkpoint has 2"},
-		"valid bit":         {"", sit + 9*74 + 2, func(b []byte) { b[0] ^= 1 }, "segment 9 has 1 valid blocks, it counts 0"},
+		"valid bit":         {"", sit + 9*74 + 2, func(b []byte) { b[0] ^= 1 }, "segment 9 has 1 valid blocks, it counts 0: run fsck.f2fs"},
 		"valid count":       {"", sit + 9*74, func(b []byte) { b[0] ^= 1 }, "segment 9 has 0 valid blocks, it counts 1"},
 		"more valid blocks": {"", sit + 9*74, func(b []byte) { b[0], b[2] = 1, 1 }, "3 blocks are valid, its checkpoint has 2"},
 	} {

@@ -401,14 +401,14 @@ func TestXFSWhole(t *testing.T) {
 		"list in free":      {v4, agf(0) + 1024 + 4, func(b []byte) { b[2]++ }, "is metadata, but in a free extent"},
 		"btree checksum":    {"", bno + 60, func(b []byte) { b[3]++ }, "btree by block: block 1 has checksum"},
 		"btree checksum 2":  {"", cnt + 60, func(b []byte) { b[3]++ }, "btree by size: block 2 has checksum"},
-		"extent shorter":    {v4, bno + 16, func(b []byte) { b[3]++; b[7]-- }, "btrees differ"},
-		"extent shorter 2":  {v4, cnt + 16, func(b []byte) { b[3]++; b[7]-- }, "btrees differ"},
+		"extent shorter":    {v4, bno + 16, func(b []byte) { b[3]++; b[7]-- }, "btrees differ: run xfs_repair"},
+		"extent shorter 2":  {v4, cnt + 16, func(b []byte) { b[3]++; b[7]-- }, "btrees differ: run xfs_repair"},
 		"extent too long":   {v4, bno + 16, func(b []byte) { b[4] = 1 }, "a free extent of"},
 		"extent empty":      {v4, bno + 16, func(b []byte) { clear(b[4:8]) }, "a free extent of 0 blocks"},
 		"extent over AG":    {v4, bno + 16, func(b []byte) { clear(b[:4]) }, "block 0 is metadata"},
 		"extent over btree": {v4, bno + 16, func(b []byte) { copy(b, "\x00\x00\x00\x02") }, "block 2 is metadata"},
 		"entries":           {v4, bno + 4, func(b []byte) { b[2] = 0xff }, "entries, at most 510"},
-		"no entries":        {v4, bno + 4, func(b []byte) { b[2], b[3] = 0, 0 }, "btrees differ"},
+		"no entries":        {v4, bno + 4, func(b []byte) { b[2], b[3] = 0, 0 }, "btrees differ: run xfs_repair"},
 		"level of block":    {v4, bno + 4, func(b []byte) { b[1] = 1 }, "none of its level 0"},
 	} {
 		t.Run(name, func(t *testing.T) {

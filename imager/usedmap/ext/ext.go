@@ -65,7 +65,7 @@ func (g *geometry) probe(r io.ReaderAt, size int64, res *probe.Result) (*probe.R
 	used, err := g.used(r)
 	var c contradiction
 	if errors.As(err, &c) {
-		return res.TakeWhole("%s", string(c)), nil
+		return res.TakeWhole("%s: run e2fsck", string(c)), nil
 	}
 	if err != nil {
 		return res, err

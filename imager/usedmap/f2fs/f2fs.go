@@ -59,7 +59,7 @@ func (v *volume) probe(size int64, res *probe.Result) (*probe.Result, error) {
 	var c contradiction
 	switch {
 	case errors.As(err, &c):
-		return res.TakeWhole("%s", string(c)), nil
+		return res.TakeWhole("%s: run fsck.f2fs", string(c)), nil
 	case err != nil:
 		return res, err
 	case cause != "":

@@ -91,7 +91,7 @@ func (g *geometry) probe(r io.ReaderAt, size int64, res *probe.Result) (*probe.R
 	case errors.Is(err, errDirty):
 		return res.Refuse(errDirty.Error())
 	case errors.As(err, &c):
-		return res.TakeWhole("%s", string(c)), nil
+		return res.TakeWhole("%s: run xfs_repair", string(c)), nil
 	case err != nil:
 		return res, err
 	}
@@ -137,7 +137,7 @@ func (g *geometry) used(r io.ReaderAt) (*probe.Set, error) {
 		free += a.reserve
 	}
 	if free != g.freeBlocks() {
-		return nil, contradict("its allocation groups have %d free blocks, its superblock %d: run xfs_repair", free, g.freeBlocks())
+		return nil, contradict("its allocation groups have %d free blocks, its superblock %d", free, g.freeBlocks())
 	}
 	return set, nil
 }
