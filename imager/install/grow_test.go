@@ -156,7 +156,7 @@ func TestGrowFails(t *testing.T) {
 	for i := range 2 {
 		r, err := g.install(t, target, install.Options{Grow: true, Verify: true})
 		var ungrown *install.UngrownError
-		if !errors.As(err, &ungrown) || ungrown.Partition.Number != 2 || !strings.Contains(err.Error(), "is complete") {
+		if !errors.As(err, &ungrown) || ungrown.Partition.Number != 2 || !strings.Contains(err.Error(), "is complete") || !strings.Contains(err.Error(), "fewer than 268435456 bytes") {
 			t.Fatalf("error %v", err)
 		}
 		if i == 1 && r.ChunksInPlace < g.img.Layout.Chunks()-3 {

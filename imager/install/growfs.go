@@ -190,8 +190,13 @@ type volume struct {
 }
 
 // growBtrfs: BTRFS_IOC_RESIZE, _IOW(0x94, 3, …), takes "DEVICE:SIZE". Its one
-// device need not be number 1.
+// device need not be number 1. To the kernel a size that it finds too small is an
+// invalid argument like any other.
 func growBtrfs(dir *os.File, size int64) error {
+	const least = 256 << 20
+	if size < least {
+		return fmt.Errorf("the kernel resizes no Btrfs to fewer than %d bytes, there is room for %d", least, size)
+	}
 	number, err := btrfsDevice(dir)
 	if err != nil {
 		return err
