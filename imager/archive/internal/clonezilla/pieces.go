@@ -137,7 +137,7 @@ func (p *pieces) close() {
 }
 
 // IsImage reports whether a file is an image of partclone, compressed or not,
-// or its first piece. It is an error if another piece lacks.
+// or its first piece. It is an error if another piece is missing.
 func IsImage(ctx context.Context, file string) (bool, error) {
 	if _, err := findPieces(file); err != nil {
 		return false, err
