@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -162,5 +163,24 @@ func TestUpdateNoRoom(t *testing.T) {
 	err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out)
 	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), mem+": no space left") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestUpdateNothing: a folder that has not changed is not written to. Its inode is
+// one of many in a chunk, all of which would be new in the store.
+func TestUpdateNothing(t *testing.T) {
+	disktest.NeedRoot(t)
+	dir, out := small(t)
+	changed := regexp.MustCompile(`ctime: \S+`)
+	var last string
+	for i := range 3 { // mkfs.ext4 knows no nanoseconds: the first gives them to all
+		if err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out); err != nil {
+			t.Fatal(err)
+		}
+		got := changed.FindString(inode(t, out, "/dir/deep")) + changed.FindString(inode(t, out, "/dir/deep/file"))
+		if i == 2 && (got != last || got == "") {
+			t.Errorf("changed at %q, before at %q", got, last)
+		}
+		last = got
 	}
 }

@@ -363,10 +363,9 @@ func copyAttributes(from, to string) error {
 	if err := copyXattrs(from, to); err != nil {
 		return err
 	}
-	if want.Mtim == have.Mtim && want.Mode&modeType != modeDir {
+	if want.Mtim == have.Mtim {
 		return nil
 	}
-	// A folder's has changed with what is in it.
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{want.Atim, want.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "utimensat", Path: to, Err: err}
 	}
