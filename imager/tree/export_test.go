@@ -4,3 +4,6 @@ package tree
 func Filling(disk, dir string, tell func(step string, done, total int64)) (end func(complete bool)) {
 	return (&maker{cfg: Config{Progress: tell}, disk: disk}).filling(dir)
 }
+
+// CopyAttributes is exported to be tested with files that have changed meanwhile.
+var CopyAttributes = copyAttributes

@@ -184,3 +184,18 @@ func TestUpdateNothing(t *testing.T) {
 		last = got
 	}
 }
+
+// TestUpdateLinkOut: a link that was copied, and is a file in the tree by now, does
+// not have what it names on this machine changed.
+func TestUpdateLinkOut(t *testing.T) {
+	from, to, outside := writeFile(t, "from", nil), filepath.Join(t.TempDir(), "link"), writeFile(t, "outside", nil)
+	if err := errors.Join(os.Chmod(from, 0o666), os.Chmod(outside, 0o600), os.Symlink(outside, to)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.CopyAttributes(from, to); err == nil || !strings.Contains(err.Error(), "another kind of file") {
+		t.Errorf("error %v", err)
+	}
+	if st, err := os.Stat(outside); err != nil || st.Mode() != 0o600 {
+		t.Errorf("outside is %v, %v", st.Mode(), err)
+	}
+}

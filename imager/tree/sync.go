@@ -347,6 +347,9 @@ func copyAttributes(from, to string) error {
 	if err != nil {
 		return err
 	}
+	if want.Mode&modeType != have.Mode&modeType {
+		return &fs.PathError{Op: "copy attributes", Path: from, Err: errors.New("it has become another kind of file meanwhile")}
+	}
 	chown := want.Uid != have.Uid || want.Gid != have.Gid
 	if chown {
 		if err := os.Lchown(to, int(want.Uid), int(want.Gid)); err != nil {
@@ -355,7 +358,7 @@ func copyAttributes(from, to string) error {
 	}
 	const bits = 0o7777
 	// A new owner takes some of them away.
-	if (chown || want.Mode&bits != have.Mode&bits) && want.Mode&modeType != modeLink {
+	if (chown || want.Mode&bits != have.Mode&bits) && have.Mode&modeType != modeLink { // it would be followed
 		if err := unix.Chmod(to, want.Mode&bits); err != nil {
 			return &fs.PathError{Op: "chmod", Path: to, Err: err}
 		}
