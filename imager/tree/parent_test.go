@@ -199,3 +199,34 @@ func TestUpdateLinkOut(t *testing.T) {
 		t.Errorf("outside is %v, %v", st.Mode(), err)
 	}
 }
+
+func syncfs(root string) error {
+	f, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+}
+
+// TestUpdateDirty: what a parent's journal has, captured from a running machine, is
+// not lost and not in the way.
+func TestUpdateDirty(t *testing.T) {
+	disktest.NeedRoot(t)
+	dir, disk := small(t)
+	out := filepath.Join(t.TempDir(), "disk")
+	mounted(t, disk, func(root string) error {
+		err := errors.Join(os.WriteFile(root+"more", []byte("of the machine"), 0o600), os.Remove(root+"changed"), syncfs(root))
+		judge(t, "cp", "--sparse=always", disk, out)
+		return err
+	})
+	if got := judge(t, "dumpe2fs", "-h", fmt.Sprintf("%s?offset=%d", out, offset)); !strings.Contains(got, "needs_recovery") {
+		t.Fatalf("the parent is clean: %s", got)
+	}
+	if err := tree.Make(t.Context(), tree.Config{Tree: dir, Layout: layout(t), Parent: parentOf(t, out)}, out); err != nil {
+		t.Fatal(err)
+	}
+	sound(t, out)
+	if got := content(t, out, "/changed"); got != "before" {
+		t.Errorf("changed has %q", got)
+	}
+}

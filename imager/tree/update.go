@@ -54,9 +54,6 @@ func (m *maker) takeParent() (part string, err error) {
 // update makes the root filesystem on the disk, which is the parent's, have what
 // src has. Files that are the same stay where they are.
 func (m *maker) update(ctx context.Context, src *source) (err error) {
-	if err := m.mend(ctx); err != nil {
-		return err
-	}
 	dev, err := disk.Open(m.disk, true)
 	if err != nil {
 		return err
@@ -71,6 +68,9 @@ func (m *maker) update(ctx context.Context, src *source) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, loop.Close()) }()
+	if err := m.mend(ctx, loop.Path()); err != nil {
+		return err
+	}
 	// New inode tables are zeroed when the system itself mounts it. The filesystem
 	// could have this machine panic where a disk is full.
 	err = disk.OnMount(loop.Path(), "ext4", []string{"noinit_itable", "errors=remount-ro"}, func(root *os.File) error {
@@ -86,12 +86,14 @@ func (m *maker) update(ctx context.Context, src *source) (err error) {
 	return err
 }
 
-// mend has e2fsck repair the parent's root filesystem. It can come from a stranger,
-// or of a machine that was running; what is wrong in it the kernel may notice only
-// when files are written over others, or not at all.
-func (m *maker) mend(ctx context.Context) error {
+// mend has e2fsck repair the parent's root filesystem, on the block device at path:
+// of one at an offset in a file it forgets the offset once it has replayed the
+// journal. It can come from a stranger, or of a machine that was running; what is
+// wrong in it the kernel may notice only when files are written over others, or
+// not at all.
+func (m *maker) mend(ctx context.Context, path string) error {
 	var said bytes.Buffer
-	_, err := runTo(ctx, nil, &said, "e2fsck", "-f", "-p", fmt.Sprintf("%s?offset=%d", m.disk, m.l.rootStart()))
+	_, err := runTo(ctx, nil, &said, "e2fsck", "-f", "-p", path)
 	const repaired, left = 1, 4 // e2fsck(8)
 	exit := (*exec.ExitError)(nil)
 	switch {
