@@ -173,7 +173,9 @@ func TestLyingDisk(t *testing.T) {
 // TestInterrupted: a chunk that stands in many places takes long to write. That is
 // seen, and who ends the installation does not wait for it.
 func TestInterrupted(t *testing.T) {
-	b := make([]byte, 64*region)
+	b := make([]byte, region)
+	random(b, 1)
+	b = bytes.Repeat(b, 64)
 	src := captureUsed(t, b, image.Manifest{SectorSize: 512, Table: "none"}, func(int) bool { return true })
 	dev := newDisk(int64(len(b)))
 	told := make(chan api.Progress)

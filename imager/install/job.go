@@ -95,7 +95,7 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	}
 	maxGap := 0
 	if b, ok := dev.(disk.Blank); ok && b.Blank() {
-		maxGap = maxZeros
+		maxGap = maxFill
 	}
 	opt.NoPlan = opt.NoPlan || maxGap > 0 || disk.KeepsNothing(dev)
 	j := &Job{

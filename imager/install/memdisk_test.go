@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"huck/imager/api"
+	"huck/imager/image"
 )
 
 type apiResult = api.Result
@@ -22,7 +23,8 @@ type memDisk struct {
 
 	mu       sync.Mutex
 	b        []byte // what reads see
-	writes   int
+	writes   int    // and zeros among them
+	zeroed   []image.Extent
 	written  int64
 	syncs    int
 	cut      int // power fails in write number cut, from 1 on; 0 is never
@@ -78,7 +80,10 @@ func (d *memDisk) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (d *memDisk) WriteV(off int64, bufs ...[]byte) (int, error) {
-	p := bytes.Join(bufs, nil)
+	return d.write(off, bytes.Join(bufs, nil))
+}
+
+func (d *memDisk) write(off int64, p []byte) (int, error) {
 	if d.gate != nil {
 		d.gate()
 	}
@@ -161,8 +166,9 @@ func (d *memDisk) Discard(off, n int64) error {
 }
 
 func (d *memDisk) Zero(off, n int64) error {
+	_, err := d.write(off, make([]byte, n))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	clear(d.b[off : off+n])
-	return nil
+	d.zeroed = append(d.zeroed, image.Extent{Start: off, Size: n})
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 
 	"huck/imager/disk"
@@ -22,14 +21,15 @@ const (
 	// maxWaiting is how many it chooses them from: several are decoded at a time,
 	// and one that takes longer is still to find its neighbours.
 	maxWaiting = 2 * maxBatch
-	// maxZeros is the longest gap that is filled on a blank device. Shorter than
+	// minZero is from where on zeros are not written but left to the device to
+	// make, which most can without having them sent. Fewer are not worth a command
+	// of their own. maxZero is how many it makes at a time: where the kernel has to
+	// write them itself, the job can be stopped in between.
+	minZero = 1 << 20
+	maxZero = 64 << 20
+	// maxFill is the longest gap that is filled on a blank device. Shorter than
 	// a region, so that it cannot hold a whole one.
-	maxZeros = 64 << 10
-	// minYield is how many bytes a delivery has put in line when it gives its
-	// processor to a writer whose write has ended, so that the disk gets the next
-	// one: the runtime looks for those who come back from the kernel only now and
-	// then. That takes a microsecond; small chunks are better delivered in a row.
-	minYield = 64 << 10
+	maxFill = 64 << 10
 )
 
 // write is a verified chunk and where parts of it go. It is used over and over.
@@ -57,159 +57,7 @@ func inLine(size int64) int64 { return min(size, image.RegionSize) }
 type segment struct {
 	off  int64
 	data []byte
-}
-
-// Deliver hands over the encoded bytes of chunk n; via names the transport. It
-// verifies them, compares what has not been compared of the chunk's places,
-// and puts what differs in line to be written. It blocks while there is no
-// room. Bytes that are not the chunk's give an *image.ChunkError, and the chunk
-// is still missing; every other error is the end of the job. A chunk that is
-// not wanted any more is ignored. Nothing of encoded is used after it returns.
-//
-// Decoding happens on the caller's goroutine: several callers use several
-// cores, up to Options.Workers.
-func (j *Job) Deliver(ctx context.Context, n uint32, encoded []byte, via string) error {
-	if int64(n) >= int64(j.view.layout.Chunks()) {
-		return fmt.Errorf("install: chunk %d delivered of an image of %d", n, j.view.layout.Chunks())
-	}
-	if !j.state.take(n) {
-		return nil
-	}
-	w, err := j.buffer(ctx)
-	if err == nil {
-		if err = j.prepare(ctx, w, n, encoded, via); err != nil {
-			j.free(w)
-		}
-	}
-	if err != nil {
-		j.state.release(n)
-		return err
-	}
-	size := w.size()
-	if len(w.segs) == 0 {
-		j.free(w)
-	} else {
-		j.queue <- w // as long as all buffers together: does not block
-	}
-	j.state.settle(n, inLine(size))
-	if size >= minYield {
-		runtime.Gosched()
-	}
-	return nil
-}
-
-// prepare decodes and verifies chunk n and makes its write, after the disk's
-// head has been invalidated if there is anything to write.
-func (j *Job) prepare(ctx context.Context, out *write, n uint32, encoded []byte, via string) error {
-	var w *worker
-	select {
-	case w = <-j.workers:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { j.workers <- w }()
-	if w == nil {
-		w = &worker{image.NewDecoder(), disk.Buffer(image.RegionSize + image.DecodeSlack)}
-	}
-	// Decoding and hashing go over a chunk several times: in memory that is always
-	// the same they find it in the processor's cache. To copy it from there takes
-	// less than that gains.
-	chunk, err := w.dec.Decode(w.buf, encoded, j.view.layout.ID(n), j.view.layout.Size(n))
-	if err != nil {
-		return err
-	}
-	j.state.received(via, len(encoded))
-	chunk = out.buf[:copy(out.buf, chunk)]
-	out.segs, err = j.segments(ctx, n, chunk, w.buf[:image.RegionSize], out.segs[:0])
-	return err
-}
-
-// buffer returns a free buffer, or makes more of them if there is none.
-func (j *Job) buffer(ctx context.Context) (*write, error) {
-	select {
-	case w := <-j.buffers:
-		return w, nil
-	default:
-	}
-	select {
-	case w := <-j.buffers:
-		return w, nil
-	case size := <-j.unmade:
-		large := size == disk.LargePage
-		if large {
-			j.large.Store(true)
-		}
-		for buf := range slices.Chunk(disk.Buffer(size), image.RegionSize) {
-			j.buffers <- &write{buf: buf, large: large}
-		}
-		return j.buffer(ctx)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// free makes w's buffer available again.
-func (j *Job) free(w *write) {
-	if w.large || !j.large.Load() {
-		j.buffers <- w // has room for all: does not block
-	}
-}
-
-// segments appends what of chunk n must be written where. What belongs in the
-// disk's head is put aside instead.
-func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte, segs []segment) ([]segment, error) {
-	l := j.view.layout
-	for i := range l.Places(n) {
-		if j.view.partial(i) {
-			j.view.learn(i, chunk)
-		}
-		if !j.state.lookedAt(i) {
-			if err := ctx.Err(); err != nil {
-				return segs, err
-			}
-			same, err := j.view.look(j.dev, i, scratch)
-			j.saw(i, same, err)
-		}
-		if !j.state.differsAt(i) {
-			continue
-		}
-		if err := j.invalidate(); err != nil {
-			return segs, err
-		}
-		for r := range j.view.runs(i) {
-			s := segment{r.Offset, chunk[r.At:][:r.Len]}
-			if err := j.checkTail(s); err != nil {
-				return segs, err
-			}
-			if s = j.holdBack(s); len(s.data) > 0 {
-				segs = append(segs, s)
-			}
-		}
-	}
-	return segs, nil
-}
-
-// checkTail refuses an image with data where this disk's backup GPT goes.
-func (j *Job) checkTail(s segment) error {
-	over := s.off + int64(len(s.data)) - j.view.dataEnd
-	if over <= 0 {
-		return nil
-	}
-	tail := s.data[max(int64(len(s.data))-over, 0):]
-	if disk.IsZero(tail) {
-		return nil
-	}
-	return fmt.Errorf("install: the image has data behind byte %d of %s, where the backup GPT belongs", j.view.dataEnd, j.dev.Name())
-}
-
-// holdBack puts the part of s that belongs in the disk's head aside and returns
-// the rest.
-func (j *Job) holdBack(s segment) segment {
-	if s.off >= j.view.headSize {
-		return s
-	}
-	n := copy(j.head[s.off:], s.data)
-	return segment{s.off + int64(n), s.data[n:]}
+	zero bool // data is zeros
 }
 
 // writer writes chunks. What it needs for that it uses over and over.
@@ -226,7 +74,7 @@ type writer struct {
 // write takes chunks from the queue and writes them until the queue is closed
 // and empty or ctx is done.
 func (j *Job) write(ctx context.Context) error {
-	w := &writer{j: j, zeros: disk.Buffer(maxZeros)}
+	w := &writer{j: j, zeros: disk.Buffer(maxFill)}
 	for {
 		if err := w.next(ctx); err != nil || len(w.batch) == 0 {
 			return err
@@ -293,37 +141,75 @@ func (l *line) take(batch []*write) []*write {
 // does: what lies behind is farther than all that is ahead.
 func (l *line) way(w *write) uint64 { return uint64(w.segs[0].off - l.at) }
 
-// writeSorted writes the segments in disk order, neighbours at once. On a blank
-// device those are neighbours, too, that have only unused blocks between them:
-// writing a few zeros where there are zeros is cheaper than another write. No gap
-// so short can hide a region that is not among the segments, unless it is zeros.
-// A chunk that stands in many places takes long: ctx ends it between two writes.
+// writeSorted writes the segments in disk order, neighbours at once, and has the
+// device make long runs of zeros. A chunk that stands in many places takes long:
+// ctx ends it between two writes.
 func (w *writer) writeSorted(ctx context.Context) error {
 	slices.SortFunc(w.segs, func(a, b segment) int { return cmp.Compare(a.off, b.off) })
 	for segs := w.segs; len(segs) > 0; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		off, end, filled := segs[0].off, segs[0].off, int64(0)
-		w.bufs = w.bufs[:0]
-		for len(segs) > 0 {
-			gap, next := int(segs[0].off-end), segs[0].off+int64(len(segs[0].data))
-			if gap < 0 || gap > w.j.maxGap || next-off > maxWrite {
-				break
+		if n, size := zeroRun(segs); n > 0 {
+			if err := w.j.zero(segs[0].off, size); err != nil {
+				return err
 			}
-			if gap > 0 {
-				w.bufs = append(w.bufs, w.zeros[:gap])
-				filled += int64(gap)
-			}
-			w.bufs, end, segs = append(w.bufs, segs[0].data), next, segs[1:]
+			w.count(size)
+			segs = segs[n:]
+			continue
 		}
-		if err := w.j.writeAt(off, w.bufs...); err != nil {
+		n, err := w.join(segs)
+		if err != nil {
 			return err
 		}
-		w.j.written.Add(-filled) // they are none of the image's
-		w.count(end - off - filled)
+		segs = segs[n:]
 	}
 	return nil
+}
+
+// zeroRun returns how many of the first segments, and how many bytes, are zeros
+// for the device to make: none if those are too few.
+func zeroRun(segs []segment) (n int, size int64) {
+	for _, s := range segs {
+		if !s.zero || s.off != segs[0].off+size || size+int64(len(s.data)) > maxZero {
+			break
+		}
+		n, size = n+1, size+int64(len(s.data))
+	}
+	if size < minZero {
+		return 0, 0
+	}
+	return n, size
+}
+
+// join writes the first of segs and its neighbours at once and returns how many
+// those are. On a blank device those are neighbours, too, that have only unused
+// blocks between them: writing a few zeros where there are zeros is cheaper than
+// another write. No gap so short can hide a region that is not among the segments,
+// unless it is zeros.
+func (w *writer) join(segs []segment) (n int, err error) {
+	off, end, filled := segs[0].off, segs[0].off, int64(0)
+	w.bufs = w.bufs[:0]
+	for ; n < len(segs); n++ {
+		gap, next := int(segs[n].off-end), segs[n].off+int64(len(segs[n].data))
+		if gap < 0 || gap > w.j.maxGap || next-off > maxWrite {
+			break
+		}
+		if zeros, _ := zeroRun(segs[n:]); zeros > 0 {
+			break
+		}
+		if gap > 0 {
+			w.bufs = append(w.bufs, w.zeros[:gap])
+			filled += int64(gap)
+		}
+		w.bufs, end = append(w.bufs, segs[n].data), next
+	}
+	if err := w.j.writeAt(off, w.bufs...); err != nil {
+		return 0, err
+	}
+	w.j.written.Add(-filled) // they are none of the image's
+	w.count(end - off - filled)
+	return n, nil
 }
 
 // count counts n bytes as written that do not yet.
@@ -342,6 +228,16 @@ func (j *Job) writeAt(off int64, bufs ...[]byte) error {
 	if err != nil {
 		return fmt.Errorf("install: %w", err)
 	}
+	return nil
+}
+
+// zero has the device make n zeros, which count as written; its errors name device
+// and offset.
+func (j *Job) zero(off, n int64) error {
+	if err := j.dev.Zero(off, n); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	j.written.Add(n)
 	return nil
 }
 
