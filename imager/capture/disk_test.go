@@ -12,10 +12,17 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/disk/disktest"
 	"huck/imager/image"
 	"huck/imager/ptable"
 	"huck/imager/store"
 )
+
+// TestMain lets the mounts of the tests be nobody else's.
+func TestMain(m *testing.M) {
+	disktest.OwnMounts()
+	os.Exit(m.Run())
+}
 
 // tool runs a program, which is an outside judge or maker of disks. Without it
 // the test is skipped, unless REQUIRE_TOOLS=1.

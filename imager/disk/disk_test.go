@@ -341,7 +341,6 @@ func TestBlockDeviceRefused(t *testing.T) {
 	}
 	ok(t, must[disk.Device](t)(disk.Open(dev, false)).Close())
 	ok(t, unix.Unmount(at, 0))
-	disktest.Settled(t, dev)
 	d := must[disk.Device](t)(disk.Open(dev, true))
 	ok(t, d.Close())
 }

@@ -16,7 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"huck/imager/disk"
+	"huck/imager/disk/disktest"
 )
+
+// TestMain lets the mounts of the tests be nobody else's.
+func TestMain(m *testing.M) {
+	disktest.OwnMounts()
+	os.Exit(m.Run())
+}
 
 // TestAttach makes a block device of the middle of a file and of a block
 // device, while that is open for writing.

@@ -15,6 +15,12 @@ import (
 	"huck/imager/ptable"
 )
 
+// TestMain lets the mounts of the tests be nobody else's.
+func TestMain(m *testing.M) {
+	disktest.OwnMounts()
+	os.Exit(m.Run())
+}
+
 // loop attaches a loop device to a file of size bytes.
 func loop(t *testing.T, size int64, sector string) string {
 	t.Helper()

@@ -17,7 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"huck/imager/disk/disktest"
 	"huck/imager/install/prooftest"
 )
 
@@ -192,7 +191,6 @@ func byFUSE(t *testing.T, program, dev, options string, f func(dir string)) {
 		if err := <-ended; err != nil {
 			t.Errorf("%s: %v\n%s", program, err, &out)
 		}
-		disktest.Settled(t, dev) // the kernel had it, too
 	}()
 	f(dir)
 }

@@ -72,7 +72,6 @@ func mounted(t testing.TB, dev, kind, options string, f func(dir string)) {
 		if err := unix.Unmount(dir, 0); err != nil {
 			t.Fatal(err)
 		}
-		disktest.Settled(t, dev)
 	}()
 	f(dir)
 }

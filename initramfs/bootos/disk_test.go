@@ -9,8 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/disk/disktest"
 	"huck/initramfs/bootos"
 )
+
+// TestMain lets the mounts of the tests be nobody else's.
+func TestMain(m *testing.M) {
+	disktest.OwnMounts()
+	os.Exit(m.Run())
+}
 
 func tool(t *testing.T, name string) {
 	t.Helper()

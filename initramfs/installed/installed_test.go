@@ -10,10 +10,17 @@ import (
 	"strings"
 	"testing"
 
+	"huck/imager/disk/disktest"
 	"huck/imager/personal"
 	"huck/initramfs/bootos"
 	"huck/initramfs/installed"
 )
+
+// TestMain lets the mounts of the tests be nobody else's.
+func TestMain(m *testing.M) {
+	disktest.OwnMounts()
+	os.Exit(m.Run())
+}
 
 func TestChoose(t *testing.T) {
 	list := []bootos.Filesystem{

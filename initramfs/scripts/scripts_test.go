@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"huck/imager/disk/disktest"
 	"huck/imager/personal"
 	"huck/initramfs/installed"
 	"huck/initramfs/rescue"
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); rescue.Has(name) {
 		os.Exit(rescue.Run(context.Background(), rescue.Std(), name, os.Args[1:]))
 	}
+	disktest.OwnMounts()
 	os.Exit(m.Run())
 }
 
