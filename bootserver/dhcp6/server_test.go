@@ -1,7 +1,9 @@
 package dhcp6_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -58,6 +60,8 @@ func TestDhclient(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho \"got reason=$reason addr=$new_ip6_address dns=$new_dhcp6_name_servers url=$new_dhcp6_bootfile_url\"\nexit 0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// client returns what the client says until its script has told of a reply; with
+	// -d it would stay.
 	client := func(args ...string) string {
 		t.Helper()
 		all := append([]string{"netns", "exec", "client", "dhclient", "-6", "-1", "-d", "-cf", conf, "-sf", script,
@@ -65,20 +69,26 @@ func TestDhclient(t *testing.T) {
 		run, stop := context.WithTimeout(ctx, 25*time.Second)
 		defer stop()
 		cmd := exec.CommandContext(run, "ip", append(all, "cli")...)
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = cmd.Stdout
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
+		}
+		var out strings.Builder
+		for lines := bufio.NewScanner(pipe); !strings.Contains(out.String(), "dns=fd01::53 ") && lines.Scan(); {
+			fmt.Fprintln(&out, lines.Text())
 		}
 		for reply := ""; !strings.HasPrefix(reply, "REPLY to fe80::"); {
 			select {
 			case reply = <-answered:
 			case <-run.Done():
-				t.Fatalf("no reply; dhclient says %s", out.String())
+				t.Fatalf("no reply; dhclient says %s", &out)
 			}
 		}
-		// It runs its script and, with -d, stays; a moment is enough for a shell.
-		time.AfterFunc(2*time.Second, stop)
+		stop()
 		_ = cmd.Wait() // it was ended
 		return out.String()
 	}
