@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -157,38 +158,40 @@ func TestSlowDisk(t *testing.T) {
 	t.Parallel()
 	src := plainImage(t, 24<<20, func(int) bool { return true })
 	dev := newDisk(24 << 20)
-	open := make(chan struct{})
-	var stuck atomic.Bool
-	dev.gate = func() {
-		if stuck.Load() {
-			<-open
-		}
-	}
-	drive(t, src, dev, install.Options{NoPlan: true}, func(ctx context.Context, j *install.Job) error {
-		if err := j.Deliver(ctx, 0, src.encoded(0), "x"); err != nil { // invalidates the head
-			return err
-		}
-		stuck.Store(true)
-		short, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		n := uint32(1)
-		for {
-			if err := j.Deliver(short, n, src.encoded(n), "x"); err != nil {
-				if !errors.Is(err, context.DeadlineExceeded) {
-					return err
-				}
-				break
+	synctest.Test(t, func(t *testing.T) {
+		open := make(chan struct{})
+		var stuck atomic.Bool
+		dev.gate = func() {
+			if stuck.Load() {
+				<-open
 			}
-			n++
 		}
-		if n < 16 || n > 82 { // there are 80 buffers
-			t.Errorf("%d chunks of %d KiB were taken while the disk stood still", n, region>>10)
-		}
-		if !j.Useful(n) {
-			t.Error("the chunk that found no room is lost")
-		}
-		close(open)
-		return install.FromStore(src)(ctx, j)
+		drive(t, src, dev, install.Options{NoPlan: true}, func(ctx context.Context, j *install.Job) error {
+			if err := j.Deliver(ctx, 0, src.encoded(0), "x"); err != nil { // invalidates the head
+				return err
+			}
+			stuck.Store(true)
+			short, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			n := uint32(1)
+			for {
+				if err := j.Deliver(short, n, src.encoded(n), "x"); err != nil {
+					if !errors.Is(err, context.DeadlineExceeded) {
+						return err
+					}
+					break
+				}
+				n++
+			}
+			if n < 16 || n > 82 { // there are 80 buffers
+				t.Errorf("%d chunks of %d KiB were taken while the disk stood still", n, region>>10)
+			}
+			if !j.Useful(n) {
+				t.Error("the chunk that found no room is lost")
+			}
+			close(open)
+			return install.FromStore(src)(ctx, j)
+		})
 	})
 	if !bytes.Equal(dev.b, src.disk) {
 		t.Error("disk differs")

@@ -202,12 +202,10 @@ func TestPermanentFailures(t *testing.T) {
 				}
 			}
 			s.await(t, "console waiting for an assignment")
+			s.await(t, "event log   ") // it goes its own way
 			s.order(t, "GIVEN UP", "offer")
-			for _, where := range []string{"console ", "event log"} {
-				if !strings.Contains(s.String(), where) || !strings.Contains(s.String(), tt.cause) {
-					t.Errorf("%q does not say %q:\n%s", where, tt.cause, s)
-				}
-			}
+			s.order(t, "console GIVEN UP: ", tt.cause)
+			s.order(t, "event log   ", tt.cause)
 			if n := strings.Count(s.String(), "receive deb:1 to"); n != tt.receives {
 				t.Errorf("received %d times, want %d", n, tt.receives)
 			}
