@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -198,5 +197,5 @@ address = "10.1.0.77"
 	if got := lease(t, "ip"); got != "10.0.0.50" {
 		t.Errorf("on our own subnet: %q", got)
 	}
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 }

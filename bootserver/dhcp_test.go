@@ -83,7 +83,7 @@ func TestProxyServes(t *testing.T) {
 			t.Errorf("%s is told %q, want %q", class, file, want)
 		}
 	}
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 }
 
 // TestRivalIsNamed: a server that leases warns of another that does.
@@ -102,5 +102,5 @@ func TestRivalIsNamed(t *testing.T) {
 	if out, _, _ := command(t, "events", "--server", srv.url); !strings.Contains(out, "another DHCP server, 10.0.0.2,") {
 		t.Errorf("no event of it:\n%s", out)
 	}
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 }

@@ -46,7 +46,7 @@ func TestIPv6Only(t *testing.T) {
 	if b, err := os.ReadFile(got); err != nil || string(b) != "content of huck.efi" {
 		t.Errorf("over TFTP came %q, %v", b, err)
 	}
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 }
 
 // TestBothFamilies: each machine is told an address of the family it asks over.

@@ -82,10 +82,12 @@ func start(t *testing.T, args ...string) *running {
 	return srv
 }
 
-func (r *running) stopIn(t *testing.T, limit time.Duration) {
+// ends ends the server, which what waits for news, for up to api.LongPoll, must
+// not hold up.
+func (r *running) ends(t *testing.T) {
 	t.Helper()
 	began := time.Now()
-	if err := r.stop(); err != nil || time.Since(began) > limit {
+	if err := r.stop(); err != nil || time.Since(began) > api.LongPoll/2 {
 		t.Errorf("serve ended with %v after %v\n%s", err, time.Since(began), r.log)
 	}
 }
@@ -174,10 +176,10 @@ func TestBootOnTheWire(t *testing.T) {
 		t.Errorf("a stranger may list: %s", refused)
 	}
 	first := lease(t, "ip")
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 
 	srv = start(t, args...)
-	defer srv.stopIn(t, 5*time.Second)
+	defer srv.ends(t)
 	if again := lease(t, "ip"); again != first || first != "10.0.0.50" {
 		t.Errorf("lease %s, after a restart %s", first, again)
 	}
@@ -296,7 +298,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%s: exit %d, want %d and %q\n%s%s", c.args, code, c.code, c.says, stdout, stderr)
 		}
 	}
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 }
 
 // TestShutdownIsQuick: neither a waiting machine nor a follower holds it up,
@@ -323,7 +325,7 @@ func TestShutdownIsQuick(t *testing.T) {
 	go func() {
 		ended <- exitCode(run(t.Context(), Env{io.Discard, io.Discard}, []string{"events", "--follow", "--server", srv.url}))
 	}()
-	srv.stopIn(t, 5*time.Second)
+	srv.ends(t)
 	if code := <-ended; code != exitFailed {
 		t.Errorf("follower of a server that ended: exit %d", code)
 	}

@@ -343,7 +343,7 @@ func (g *rig) live() (base string, stop func()) {
 			if err != nil {
 				g.t.Errorf("Run ended with %v", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(api.LongPoll / 2):
 			g.t.Error("Run does not end")
 		}
 	}
