@@ -412,14 +412,17 @@ func TestRealTwoSenders(t *testing.T) {
 	defer cancel()
 	img := casttest.NewImage(rand.New(rand.NewPCG(3, 3)), 60, region, region)
 	var lines [2]logged
+	var channels [2]*cast.Channel // on hosts 0 and 2
+	for i := range channels {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(2*i + 1)}), 0)
+		s, _ := l.run(2*i, cast.ServerConfig{Addr: addr})
+		channels[i] = l.open(s, "239.9.9.26:9100", img, 40e6)
+	}
 	var receivers sync.WaitGroup
-	for i, host := range []int{0, 2} {
-		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(host + 1)}), 0)
-		s, _ := l.run(host, cast.ServerConfig{Addr: addr})
-		ch := l.open(s, "239.9.9.26:9100", img, 40e6)
+	for i, ch := range channels {
 		receivers.Go(func() {
 			sink := casttest.NewSink(img, nil)
-			st, err := l.receive(ctx, host+1, cast.ReceiverConfig{Channel: ch.Info(), Log: lines[i].logger()}, cast.Feed{Sink: sink})
+			st, err := l.receive(ctx, 2*i+1, cast.ReceiverConfig{Channel: ch.Info(), Log: lines[i].logger()}, cast.Feed{Sink: sink})
 			if err != nil || sink.Left() > 0 || st.Foreign == 0 {
 				t.Errorf("%v, %d left, %d foreign packets", err, sink.Left(), st.Foreign)
 			}
