@@ -179,7 +179,7 @@ address = "10.1.0.77"
 		if err := os.WriteFile(script, []byte("#!/bin/sh\n[ $1 = bound ] && ip addr replace $ip/$mask dev $interface && ip route replace default via $router && echo got=$ip,$mask,$router,$serverid,$boot_file,\nexit 0\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		out := nettest.Run(t, "ip netns exec far udhcpc -i net -f -q -n -t 5 -T 1 -V PXEClient:Arch:00007:UNDI:003016 -x 0x5d:0007 -s "+script)
+		out := nettest.Run(t, "ip netns exec far udhcpc -i net -f -q -n -t 15 -T 1 -V PXEClient:Arch:00007:UNDI:003016 -x 0x5d:0007 -s "+script)
 		_, got, _ := strings.Cut(out, "got=")
 		got, _, _ = strings.Cut(got, "\n")
 		return got

@@ -145,9 +145,9 @@ func (t *told) rival(server netip.Addr, mac string) {
 	if !t.isNews(server, time.Now()) {
 		return
 	}
+	t.events.Add(api.Event{Type: api.EventServer, Step: "dhcp", State: api.StepFailed, Message: fmt.Sprintf("another DHCP server, %v, leases addresses on %s", server, t.set.ifi.Name)})
 	t.log.Error("ANOTHER DHCP SERVER LEASES ADDRESSES ON THIS NETWORK: machines get theirs from whichever answers first. End one of the two, or use --dhcp proxy here",
 		"server", server, "interface", t.set.ifi.Name, "mac", mac)
-	t.events.Add(api.Event{Type: api.EventServer, Step: "dhcp", State: api.StepFailed, Message: fmt.Sprintf("another DHCP server, %v, leases addresses on %s", server, t.set.ifi.Name)})
 }
 
 // isNews reports whether a rival was not told of within the hour.

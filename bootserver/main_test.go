@@ -119,7 +119,7 @@ func lease(t *testing.T, variable string, args ...string) string {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n[ $1 = bound ] && echo \"got=$"+variable+"\" && ip addr replace $ip/$mask dev cli\nexit 0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out := inClient(t, append([]string{"udhcpc", "-i", "cli", "-f", "-q", "-n", "-t", "5", "-T", "1", "-s", script}, args...)...)
+	out := inClient(t, append([]string{"udhcpc", "-i", "cli", "-f", "-q", "-n", "-t", "15", "-T", "1", "-s", script}, args...)...)
 	_, got, ok := strings.Cut(out, "got=")
 	if !ok {
 		t.Fatalf("no lease: %s", out)

@@ -23,7 +23,7 @@ func client(t *testing.T, args ...string) map[string]string {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n[ $1 = bound ] && env > "+dir+"/env\nexit 0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "ip", append([]string{"netns", "exec", "client", "udhcpc", "-i", "cli", "-f", "-q", "-n", "-t", "5", "-T", "1", "-s", script}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "ip", append([]string{"netns", "exec", "client", "udhcpc", "-i", "cli", "-f", "-q", "-n", "-t", "15", "-T", "1", "-s", script}, args...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("udhcpc %v: %v\n%s", args, err, out)
