@@ -146,7 +146,7 @@ func (f *rawFlag) Decode(ctx *kong.DecodeContext) error {
 type installFlags struct {
 	To     string `required:"" placeholder:"DISK" help:"A block device, a file (created at the image's disk size), or \"discard\"."`
 	NoPlan bool   `help:"Write everything without reading the disk first."`
-	Unused string `enum:"leave,discard,zero" default:"leave" help:"What becomes of unused blocks: leave, discard (TRIM) or zero."`
+	Unused string `enum:"leave,discard,zero" default:"leave" help:"What becomes of unused blocks: leave, discard (TRIM) or zero. Marks of what was there before, which could be taken for a filesystem, go in any case."`
 	Verify bool   `help:"Read everything back at the end and compare."`
 	Grow   bool   `help:"Let the last partition and its ext2/3/4, XFS or Btrfs take the rest of a larger disk."`
 }
