@@ -134,25 +134,39 @@ func (j *Job) segments(ctx context.Context, n uint32, chunk, scratch []byte, seg
 			return segs, err
 		}
 		for r := range j.view.runs(i) {
-			s := segment{r.Offset, chunk[r.At:][:r.Len], zero}
+			s := segment{r.Offset, int64(r.Len), chunk[r.At:][:r.Len]}
 			if err := j.checkTail(s); err != nil {
 				return segs, err
 			}
-			if s = j.holdBack(s); len(s.data) > 0 {
-				segs = append(segs, s)
-			}
+			segs = addSegment(segs, j.holdBack(s), zero)
 		}
 	}
 	return segs, nil
 }
 
+// addSegment appends s, unless it is empty. Of zeros it lengthens the last one where
+// it can: of large filesystems there may be many gigabytes, and they are one chunk.
+func addSegment(segs []segment, s segment, zero bool) []segment {
+	if s.size == 0 {
+		return segs
+	}
+	if zero {
+		s.data = nil
+		if n := len(segs); n > 0 && segs[n-1].off+segs[n-1].size == s.off {
+			segs[n-1].size += s.size
+			return segs
+		}
+	}
+	return append(segs, s)
+}
+
 // checkTail refuses an image with data where this disk's backup GPT goes.
 func (j *Job) checkTail(s segment) error {
-	over := s.off + int64(len(s.data)) - j.view.dataEnd
+	over := s.off + s.size - j.view.dataEnd
 	if over <= 0 {
 		return nil
 	}
-	tail := s.data[max(int64(len(s.data))-over, 0):]
+	tail := s.data[max(s.size-over, 0):]
 	if disk.IsZero(tail) {
 		return nil
 	}
@@ -166,5 +180,5 @@ func (j *Job) holdBack(s segment) segment {
 		return s
 	}
 	n := copy(j.head[s.off:], s.data)
-	return segment{s.off + int64(n), s.data[n:], s.zero}
+	return segment{s.off + int64(n), s.size - int64(n), s.data[n:]}
 }

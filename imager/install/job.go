@@ -65,7 +65,7 @@ type Job struct {
 	// grown is what became of Options.Grow.
 	grown *api.Grown
 	// maxGap is the longest gap between two segments that is written as zeros.
-	maxGap int
+	maxGap int64
 	// written counts the bytes written to the device.
 	written atomic.Int64
 }
@@ -93,7 +93,7 @@ func New(img *image.Image, dev disk.Device, opt Options) (*Job, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
-	maxGap := 0
+	maxGap := int64(0)
 	if b, ok := dev.(disk.Blank); ok && b.Blank() {
 		maxGap = maxFill
 	}
@@ -153,8 +153,9 @@ func (j *Job) run(ctx context.Context, transport func(ctx context.Context, j *Jo
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
+	zeros := disk.Buffer(minZero)
 	for range writers {
-		g.Go(func() error { return j.write(gctx) })
+		g.Go(func() error { return j.write(gctx, zeros) })
 	}
 	g.Go(func() error {
 		if err := j.collect(gctx, transport); err != nil {

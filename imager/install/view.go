@@ -295,7 +295,7 @@ func (v *view) unused(f func(off, n int64) error) error {
 
 // written calls f for every stretch of a blank device that is going to be
 // written, until f fails. Gaps of up to maxGap bytes do not end a stretch.
-func (v *view) written(maxGap int, f func(off, n int64) error) error {
+func (v *view) written(maxGap int64, f func(off, n int64) error) error {
 	var start, end int64
 	stretch := func() error {
 		if start == end {
@@ -308,7 +308,7 @@ func (v *view) written(maxGap int, f func(off, n int64) error) error {
 			continue
 		}
 		for r := range v.runs(i) {
-			if r.Offset-end > int64(maxGap) {
+			if r.Offset-end > maxGap {
 				if err := stretch(); err != nil {
 					return err
 				}

@@ -43,7 +43,7 @@ type write struct {
 // size is how many bytes are to be written.
 func (w *write) size() (n int64) {
 	for _, s := range w.segs {
-		n += int64(len(s.data))
+		n += s.size
 	}
 	return n
 }
@@ -55,10 +55,12 @@ func inLine(size int64) int64 { return min(size, image.RegionSize) }
 
 // segment is a stretch of the disk to be written.
 type segment struct {
-	off  int64
-	data []byte
-	zero bool // data is zeros
+	off, size int64
+	data      []byte // nil for zeros, as many as they may be
 }
+
+// ofDevice reports whether s is zeros for the device to make.
+func (s *segment) ofDevice() bool { return s.data == nil && s.size >= minZero }
 
 // writer writes chunks. What it needs for that it uses over and over.
 type writer struct {
@@ -72,9 +74,9 @@ type writer struct {
 }
 
 // write takes chunks from the queue and writes them until the queue is closed
-// and empty or ctx is done.
-func (j *Job) write(ctx context.Context) error {
-	w := &writer{j: j, zeros: disk.Buffer(maxFill)}
+// and empty or ctx is done. It takes zeros for all that are to be written.
+func (j *Job) write(ctx context.Context, zeros []byte) error {
+	w := &writer{j: j, zeros: zeros}
 	for {
 		if err := w.next(ctx); err != nil || len(w.batch) == 0 {
 			return err
@@ -150,12 +152,15 @@ func (w *writer) writeSorted(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if n, size := zeroRun(segs); n > 0 {
-			if err := w.j.zero(segs[0].off, size); err != nil {
+		if s := &segs[0]; s.ofDevice() {
+			n := min(s.size, maxZero)
+			if err := w.j.zero(s.off, n); err != nil {
 				return err
 			}
-			w.count(size)
-			segs = segs[n:]
+			w.count(n)
+			if s.off, s.size = s.off+n, s.size-n; s.size == 0 {
+				segs = segs[1:]
+			}
 			continue
 		}
 		n, err := w.join(segs)
@@ -167,21 +172,6 @@ func (w *writer) writeSorted(ctx context.Context) error {
 	return nil
 }
 
-// zeroRun returns how many of the first segments, and how many bytes, are zeros
-// for the device to make: none if those are too few.
-func zeroRun(segs []segment) (n int, size int64) {
-	for _, s := range segs {
-		if !s.zero || s.off != segs[0].off+size || size+int64(len(s.data)) > maxZero {
-			break
-		}
-		n, size = n+1, size+int64(len(s.data))
-	}
-	if size < minZero {
-		return 0, 0
-	}
-	return n, size
-}
-
 // join writes the first of segs and its neighbours at once and returns how many
 // those are. On a blank device those are neighbours, too, that have only unused
 // blocks between them: writing a few zeros where there are zeros is cheaper than
@@ -191,18 +181,20 @@ func (w *writer) join(segs []segment) (n int, err error) {
 	off, end, filled := segs[0].off, segs[0].off, int64(0)
 	w.bufs = w.bufs[:0]
 	for ; n < len(segs); n++ {
-		gap, next := int(segs[n].off-end), segs[n].off+int64(len(segs[n].data))
-		if gap < 0 || gap > w.j.maxGap || next-off > maxWrite {
-			break
-		}
-		if zeros, _ := zeroRun(segs[n:]); zeros > 0 {
+		s := &segs[n]
+		gap, next := s.off-end, s.off+s.size
+		if gap < 0 || gap > w.j.maxGap || next-off > maxWrite || s.ofDevice() {
 			break
 		}
 		if gap > 0 {
 			w.bufs = append(w.bufs, w.zeros[:gap])
-			filled += int64(gap)
+			filled += gap
 		}
-		w.bufs, end = append(w.bufs, segs[n].data), next
+		data := s.data
+		if data == nil {
+			data = w.zeros[:s.size]
+		}
+		w.bufs, end = append(w.bufs, data), next
 	}
 	if err := w.j.writeAt(off, w.bufs...); err != nil {
 		return 0, err
