@@ -36,7 +36,7 @@ type Device interface {
 	Sync() error
 	// Discard tells the device that n bytes at off are no longer needed; what
 	// they read as afterwards is undefined. The error wraps
-	// errors.ErrUnsupported if the device does not do that.
+	// errors.ErrUnsupported if the device does not do that, whatever it promised.
 	Discard(off, n int64) error
 	// Zero makes n bytes at off read as zeros, as cheaply as the device can.
 	Zero(off, n int64) error

@@ -356,9 +356,20 @@ func (d *device) Discard(off, n int64) error {
 		err = unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	}
 	if err != nil {
-		return fmt.Errorf("disk: discard %s at %d, %d bytes: %w", d.path, off, n, err)
+		return fmt.Errorf("disk: discard %s at %d, %d bytes: %w", d.path, off, n, discardError(err))
 	}
 	return nil
+}
+
+// discardError makes the kernel's error of a disk that has promised to discard and
+// refuses the command when it comes (BLK_STS_TARGET, as for SCSI's "illegal
+// request") the one of those that do not: not a byte is the worse for it. Some
+// bridges between USB and SATA are like that.
+func discardError(err error) error {
+	if errors.Is(err, unix.EREMOTEIO) {
+		return fmt.Errorf("%w: the disk refuses the command: %w", errors.ErrUnsupported, err)
+	}
+	return err
 }
 
 func (d *device) Zero(off, n int64) error {

@@ -8,3 +8,6 @@ func InUseUnder(root, number string) (string, error) { return system{root}.inUse
 func PartitionsUnder(root, number string) ([]Partition, error) {
 	return system{root}.partitions(number)
 }
+
+// DiscardError is what Discard makes of the kernel's error.
+func DiscardError(err error) error { return discardError(err) }

@@ -212,7 +212,7 @@ func (j *Job) clearUnused(ctx context.Context) error {
 		return nil
 	})
 	if j.opt.Unused == Discard && errors.Is(err, errors.ErrUnsupported) {
-		j.log.Warn("the disk cannot discard, unused blocks are left as they are")
+		j.log.Warn("the disk cannot discard, unused blocks are left as they are", "err", err)
 		err = nil
 	}
 	if err != nil {
