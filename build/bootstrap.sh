@@ -30,7 +30,7 @@ packages_lint=(shellcheck)
 packages_kernel=(linux-source-6.12 make gcc libc6-dev flex bison bc libelf-dev perl tar xz-utils zstd)
 packages_netboot=(ipxe systemd-boot-efi sbsigntool isolinux syslinux-common xorriso mtools)
 packages_vm=(qemu-system-x86 qemu-utils ipxe systemd-boot-efi sbsigntool isolinux xorriso openssl dnsmasq-base ipxe-qemu seabios ovmf nftables iproute2 ethtool debootstrap syslinux-common
-  e2fsprogs dosfstools gdisk fdisk util-linux mtools f2fs-tools xfsprogs cpio)
+  e2fsprogs dosfstools gdisk fdisk util-linux mtools f2fs-tools xfsprogs cpio busybox lvm2 dmsetup cryptsetup-bin libc-bin)
 packages_bench=(udpcast uftp iproute2 nftables ethtool partclone zstd e2fsprogs time)
 packages_fetch_go=(golang-go ca-certificates)
 

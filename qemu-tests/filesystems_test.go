@@ -215,15 +215,27 @@ func (s *labSite) deletedBytes(path string) (n int64) {
 // fsGuest makes what boots the machines that mount filesystems.
 func (s *labSite) fsGuest() vm.Config {
 	s.t.Helper()
+	// No module depends on checksums and quota: the kernel asks for them by name.
+	return s.guest(s.kernel(), nil, "crc32_generic", "crc32c_generic", "quota_v2", "virtio_pci", "virtio_blk", "f2fs", "xfs")
+}
+
+// kernel fetches Debian's kernel, unless it is there.
+func (s *labSite) kernel() disks.Generic {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), scaled(10*time.Minute)) // the mirror's time is not the test's
 	defer cancel()
 	kernel, err := disks.GenericKernel(ctx, disks.CacheDir(), slog.New(slog.NewTextHandler(s.t.Output(), nil)))
 	s.must(err)
+	return kernel
+}
+
+// guest makes what boots machines that obey (fsguest) with modules and programs.
+func (s *labSite) guest(kernel disks.Generic, programs []string, modules ...string) vm.Config {
+	s.t.Helper()
 	init, initramfs := s.Path("fsguest"), s.Path("fsguest.cpio")
-	_, err = proc.Run(s.ctx, proc.Command{Args: []string{"go", "build", "-o", init, "huck/qemu-tests/fsguest"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	_, err := proc.Run(s.ctx, proc.Command{Args: []string{"go", "build", "-o", init, "huck/qemu-tests/fsguest"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
 	s.must(err)
-	// No module depends on checksums and quota: the kernel asks for them by name.
-	s.must(kernel.Initramfs(s.ctx, initramfs, init, "crc32_generic", "crc32c_generic", "quota_v2", "virtio_pci", "virtio_blk", "f2fs", "xfs"))
+	s.must(kernel.Initramfs(s.ctx, initramfs, disks.Guest{Init: init, Modules: modules, Programs: programs}))
 	return vm.Config{Kernel: kernel.Kernel, Initrd: initramfs, Append: "console=ttyS0 quiet " + vm.KernelArgs}
 }
 

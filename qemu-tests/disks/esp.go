@@ -1,6 +1,7 @@
 package disks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -9,7 +10,8 @@ import (
 
 // Where things are on the disk of the tiny system for UEFI.
 const (
-	tinyESPSize = 32 * mib
+	TinyESPSize = 32 * mib
+
 	tinyESPPart = "74696e79-0000-4000-8000-000000000002"
 )
 
@@ -35,15 +37,15 @@ func (t Tiny) WriteUEFI(ctx context.Context, path string) error {
 	if err := os.RemoveAll(filepath.Join(tree, "boot")); err != nil {
 		return fmt.Errorf("disks: %v", err)
 	}
-	const rootStart = TinyRootStart + tinyESPSize
+	const rootStart = TinyRootStart + TinyESPSize
 	if err := blank(root, TinySize-rootStart-mib); err != nil {
 		return err
 	}
-	if err := runAll(ctx, []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-L", "tiny", "-d", tree, root}); err != nil {
+	if err := runAll(ctx, t.mkfs(tree, root)); err != nil {
 		return err
 	}
 	return writeDisk(ctx, path, TinySize, tinyDisk, []partition{
-		{start: TinyRootStart, size: tinyESPSize, kind: "U", name: "esp", uuid: tinyESPPart, content: esp},
+		{start: TinyRootStart, size: TinyESPSize, kind: "U", name: "esp", uuid: tinyESPPart, content: esp},
 		{start: rootStart, size: TinySize - rootStart - mib, kind: "L", name: "root", uuid: tinyPart, content: root},
 	})
 }
@@ -55,11 +57,11 @@ func (t Tiny) fillESP(ctx context.Context, esp, boot string) error {
 	if err := os.WriteFile(conf, []byte(entry), 0o644); err != nil {
 		return fmt.Errorf("disks: %v", err)
 	}
-	if err := blank(esp, tinyESPSize); err != nil {
+	if err := blank(esp, TinyESPSize); err != nil {
 		return err
 	}
 	return runAll(ctx,
-		[]string{"mkfs.vfat", "-F", "16", "-n", "ESP", "-i", "74696e79", esp},
+		[]string{"mkfs.vfat", "-F", "16", "-S", fmt.Sprint(cmp.Or(t.FATSector, sector)), "-s", fmt.Sprint(max(1, 2048/cmp.Or(t.FATSector, sector))), "-n", "ESP", "-i", "74696e79", esp},
 		[]string{"mmd", "-i", esp, "::/loader", "::/loader/entries", "::/EFI", "::/EFI/BOOT"},
 		[]string{"mcopy", "-i", esp, conf, "::/loader/entries/tiny.conf"},
 		[]string{"mcopy", "-i", esp, t.Kernel, "::/vmlinuz"},

@@ -1,6 +1,7 @@
 package disks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"debug/elf"
@@ -16,24 +17,26 @@ import (
 )
 
 // Generic is Debian's own kernel for all machines: it knows more filesystems
-// than the one for clouds, the appliance's, and often the host's.
+// and devices than the one for clouds, the appliance's, and often the host's.
 type Generic struct {
-	// Kernel is a file.
-	Kernel string
+	// Kernel is a file, and so is Mdadm, the program.
+	Kernel, Mdadm string
 
-	modules map[string]string // files by name
+	modules map[string]string // files by name, with _ for -
 }
 
 // genericScript fetches the kernel's package to $1 and unpacks what filesystems
-// in virtual machines need. The host does not get it installed: it would boot it.
-// Lists of packages that are missing or too old are fetched first.
+// and disks in virtual machines need. The host does not get it installed: it would
+// boot it, and look after RAIDs. Lists of packages that are missing or too old are
+// fetched first.
 const genericScript = `
 cd "$1"
-fetch() { apt-get -q download "$(apt-cache show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')"; }
+fetch() { apt-get -q download mdadm "$(apt-cache show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ,]*\).*/\1/p')"; }
 fetch || { apt-get -q update; fetch; }
-dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/fs/f2fs' './lib/modules/*/kernel/fs/xfs' './lib/modules/*/kernel/fs/quota' \
-  './lib/modules/*/kernel/lib' './lib/modules/*/kernel/crypto' './lib/modules/*/kernel/drivers/virtio' './lib/modules/*/kernel/drivers/block/virtio_blk.ko'
-rm linux-image-*.deb
+dpkg-deb --fsys-tarfile linux-image-*.deb | tar -x --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/'{fs,lib,crypto,block} \
+  './lib/modules/*/kernel/drivers/'{virtio,block,nvme,scsi,ata,md,usb/core,usb/common,usb/host,usb/storage}
+dpkg-deb --fsys-tarfile mdadm_*.deb | tar -x ./sbin/mdadm
+rm ./*.deb
 `
 
 // GenericKernel returns the kernel from the cache folder, where it comes from
@@ -70,13 +73,15 @@ func findGeneric(dir string) (Generic, error) {
 	g := Generic{modules: map[string]string{}}
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok {
-			g.modules[name] = path
+			g.modules[underscored(name)] = path
 		} else if strings.HasPrefix(name, "vmlinuz-") {
 			g.Kernel = path
+		} else if name == "mdadm" {
+			g.Mdadm = path
 		}
 		return err
 	})
-	if err == nil && (g.Kernel == "" || len(g.modules) == 0) {
+	if err == nil && (g.Kernel == "" || g.Mdadm == "" || len(g.modules) == 0) {
 		err = fmt.Errorf("no kernel with modules in %s: remove it, it is fetched again", dir)
 	}
 	if err != nil {
@@ -85,32 +90,44 @@ func findGeneric(dir string) (Generic, error) {
 	return g, nil
 }
 
-// Initramfs makes an initramfs of a program and modules, with those they need,
-// in the order in which they can be loaded, below /modules.
-func (g Generic) Initramfs(ctx context.Context, path, init string, modules ...string) error {
+// Guest is what an initramfs is made of, besides the kernel.
+type Guest struct {
+	// Init is a static program, the machine's PID 1.
+	Init string
+	// Modules are names of modules. With those they need they stand below
+	// /modules, their names sorted in the order in which they can be loaded.
+	Modules []string
+	// Programs are files of the host: they get into /bin, the libraries they take
+	// to where they are on the host.
+	Programs []string
+}
+
+// Initramfs makes an initramfs in a file.
+func (g Generic) Initramfs(ctx context.Context, path string, guest Guest) error {
 	tree, err := os.MkdirTemp(filepath.Dir(path), "initramfs-")
 	if err != nil {
 		return fmt.Errorf("disks: %v", err)
 	}
 	defer os.RemoveAll(tree)
-	files := []string{"modules", "init"} // a folder before what is in it
-	order, err := g.order(nil, modules)
-	if err == nil {
-		err = os.Mkdir(filepath.Join(tree, "modules"), 0o755)
+	files, err := g.files(ctx, guest)
+	if err != nil {
+		return fmt.Errorf("disks: initramfs: %w", err)
 	}
-	if err == nil {
-		err = copyFile(filepath.Join(tree, "init"), init, 0o755)
-	}
-	for i, m := range order {
-		name := fmt.Sprintf("modules/%02d-%s.ko", i, m)
-		if files = append(files, name); err == nil {
-			err = copyFile(filepath.Join(tree, name), g.modules[m], 0o644)
+	for to, from := range files {
+		to = filepath.Join(tree, to)
+		if err := cmp.Or(os.MkdirAll(filepath.Dir(to), 0o755), copyFile(to, from, 0o755)); err != nil {
+			return fmt.Errorf("disks: initramfs: %v", err)
 		}
 	}
+	var list strings.Builder // a folder before what is in it
+	err = fs.WalkDir(os.DirFS(tree), ".", func(name string, _ fs.DirEntry, err error) error {
+		list.WriteString(name + "\n")
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("disks: initramfs: %v", err)
 	}
-	archive, err := proc.RunInput(ctx, proc.Command{Args: []string{"cpio", "--create", "--quiet", "--format=newc"}, Dir: tree}, []byte(strings.Join(files, "\n")+"\n"))
+	archive, err := proc.RunInput(ctx, proc.Command{Args: []string{"cpio", "--create", "--quiet", "--format=newc"}, Dir: tree}, []byte(list.String()))
 	if err != nil {
 		return fmt.Errorf("disks: initramfs: %w", err)
 	}
@@ -120,10 +137,57 @@ func (g Generic) Initramfs(ctx context.Context, path, init string, modules ...st
 	return nil
 }
 
+// files returns the files of an initramfs, by their names there.
+func (g Generic) files(ctx context.Context, guest Guest) (map[string]string, error) {
+	files := map[string]string{"init": guest.Init}
+	order, err := g.order(nil, guest.Modules)
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range order {
+		files[fmt.Sprintf("modules/%03d-%s.ko", i, m)] = g.modules[m]
+	}
+	for _, program := range guest.Programs {
+		files[filepath.Join("bin", filepath.Base(program))] = program
+		libs, err := libraries(ctx, program)
+		if err != nil {
+			return nil, err
+		}
+		for _, lib := range libs {
+			files[lib] = lib
+		}
+	}
+	return files, nil
+}
+
+// libraries returns the files that a program is linked with at run time, its
+// interpreter among them: none if it is static.
+func libraries(ctx context.Context, program string) (libs []string, err error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return nil, fmt.Errorf("program %s: %v", program, err)
+	}
+	static := f.Section(".interp") == nil
+	if err := f.Close(); static || err != nil {
+		return nil, err
+	}
+	out, err := proc.Run(ctx, proc.Command{Args: []string{"ldd", program}})
+	for word := range strings.FieldsSeq(string(out)) {
+		if filepath.IsAbs(word) {
+			libs = append(libs, word)
+		}
+	}
+	return libs, err
+}
+
+// underscored is how the kernel calls a module, whatever its file and those who
+// depend on it do.
+func underscored(module string) string { return strings.ReplaceAll(module, "-", "_") }
+
 // order adds modules to a list, each behind those it needs.
 func (g Generic) order(list, modules []string) ([]string, error) {
 	for _, m := range modules {
-		if slices.Contains(list, m) {
+		if m = underscored(m); slices.Contains(list, m) {
 			continue
 		}
 		needs, err := g.needs(m)

@@ -38,6 +38,12 @@ type Tiny struct {
 	Seed uint64
 	// Panics is a system whose kernel panics at once, where kexec starts it.
 	Panics bool
+	// Inodes is how many inodes the root gets, their tables written: long runs of
+	// zeros that are in use. 0 leaves them to mkfs.
+	Inodes int
+	// FATSector is the sector size in bytes of the EFI system partition's filesystem,
+	// for disks with such sectors; 0 is 512.
+	FATSector int
 }
 
 // BIOSWords are what a BIOS that starts the tiny system's disk says on the
@@ -81,7 +87,7 @@ func (t Tiny) Write(ctx context.Context, path string) error {
 	if err := blank(root, TinyRootSize); err != nil {
 		return err
 	}
-	if err := runAll(ctx, []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-L", "tiny", "-d", tree, root}); err != nil {
+	if err := runAll(ctx, t.mkfs(tree, root)); err != nil {
 		return err
 	}
 	err = writeDisk(ctx, path, TinySize, tinyDisk, []partition{
@@ -96,6 +102,15 @@ func (t Tiny) Write(ctx context.Context, path string) error {
 	}
 	_, err = f.WriteAt(bootCode(BIOSWords), 0)
 	return errors.Join(err, f.Close())
+}
+
+// mkfs is the command that makes the root of a tree in a file.
+func (t Tiny) mkfs(tree, root string) []string {
+	args := []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-L", "tiny", "-d", tree}
+	if t.Inodes != 0 {
+		args = append(args, "-N", fmt.Sprint(t.Inodes), "-E", "lazy_itable_init=0")
+	}
+	return append(args, root)
 }
 
 // fill makes the tree and says how to boot it.

@@ -9,16 +9,20 @@
 //	same KIND DISK DISK...    compare all files with those of the first
 //	sync KIND DISK            fsync more files, after "fill", and stay mounted
 //	synced KIND DISK          check what "sync" has written
+//	sh COMMAND...             have a shell do something, if there is busybox
 //	poweroff                  switch the machine off
 //
 // Each is answered by a line "ok LINE" or "failed LINE: cause"; fill adds how
-// many bytes are used, as the kernel counts them.
+// many bytes are used, as the kernel counts them, and sh the exit code and, quoted
+// as in Go, what was said.
 package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -41,7 +45,7 @@ func main() {
 		if line == "" {
 			continue
 		}
-		if answer, err := obey(strings.Fields(line)); err != nil {
+		if answer, err := obey(line); err != nil {
 			fmt.Printf("failed %s: %v\n", line, err)
 		} else {
 			fmt.Printf("ok %s %s\n", line, answer)
@@ -81,9 +85,12 @@ func setUp() error {
 	return nil
 }
 
-func obey(words []string) (answer string, err error) {
+func obey(line string) (answer string, err error) {
+	words := strings.Fields(line)
 	word, args := words[0], words[1:]
 	switch {
+	case word == "sh":
+		return shell(strings.TrimPrefix(line, "sh "))
 	case word == "fill" && len(args) == 3:
 		return fill(args[0], args[1], args[2])
 	case word == "same" && len(args) >= 3:
@@ -97,4 +104,15 @@ func obey(words []string) (answer string, err error) {
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
 	return "", fmt.Errorf("unknown words")
+}
+
+// shell runs a command. The order of what it says on both of its outputs is kept.
+func shell(command string) (answer string, err error) {
+	cmd := exec.Command("/bin/busybox", "sh", "-c", command)
+	cmd.Env = []string{"PATH=/bin:/applets"}
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		return "", err
+	}
+	return fmt.Sprintf("%d %q", cmd.ProcessState.ExitCode(), out), nil
 }

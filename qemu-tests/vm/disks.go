@@ -21,25 +21,30 @@ type Bus string
 const (
 	NVMe       Bus = "nvme"
 	USBStorage Bus = "usb-storage"
+	SATA       Bus = "ide-hd"
+	VirtioSCSI Bus = "scsi-hd"
 )
 
 // Attach replaces the attached disks of a machine that is off. Their order is
 // the one in which the machine finds them.
 func (m *Machine) Attach(disks ...Attached) { m.attached = disks }
 
+// controllers are those that a disk on a bus gets for itself.
+var controllers = map[Bus]string{USBStorage: "qemu-xhci", SATA: "ahci", VirtioSCSI: "virtio-scsi-pci"}
+
 // attachments returns QEMU's arguments for the attached disks.
 func (m *Machine) attachments() (args []string) {
 	for i, d := range m.attached {
 		id := fmt.Sprintf("attached%d", i)
 		device := fmt.Sprintf("%s,drive=%s,serial=%s", d.Bus, id, d.Serial)
-		if d.Bus == USBStorage {
-			args = append(args, "-device", "qemu-xhci,id=hub"+id)
+		if c := controllers[d.Bus]; c != "" {
+			args = append(args, "-device", c+",id=hub"+id)
 			device += fmt.Sprintf(",bus=hub%s.0", id)
 		}
 		if d.SectorSize != 0 {
 			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.SectorSize, d.SectorSize)
 		}
-		args = append(args, "-drive", "if=none,format=raw,cache=unsafe,id="+id+",file="+d.File, "-device", device)
+		args = append(args, "-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+d.File, "-device", device)
 	}
 	return args
 }

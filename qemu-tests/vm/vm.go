@@ -52,6 +52,8 @@ type Config struct {
 	// DeadCards have a link and nobody at its other end; the machine finds them
 	// before its real one.
 	DeadCards int
+	// Trace are events of which QEMU tells on its standard error, see Said.
+	Trace []string
 	// VLAN is the tag that the machine has to speak with; 0 for none.
 	VLAN uint16
 }
@@ -164,6 +166,9 @@ func (m *Machine) args() []string {
 			"-drive", "if=none,format=raw,cache=unsafe,discard=unmap,id="+id+",file="+m.faults[i]+disk,
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s-%s%s", id, m.cfg.Name, id, m.diskIndex(i)))
 	}
+	for _, event := range m.cfg.Trace {
+		args = append(args, "-trace", event)
+	}
 	args = append(args, m.attachments()...)
 	args = append(args, m.deadCards()...)
 	if m.cfg.Network != nil {
@@ -207,6 +212,9 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 
 // Console returns what the machine has said since it was last switched on.
 func (m *Machine) Console() *proc.Output { return m.run.Stdout }
+
+// Said returns what QEMU itself has said since the machine was last switched on.
+func (m *Machine) Said() *proc.Output { return m.run.Stderr }
 
 // Expect waits until the console has said something that matches pattern since
 // position from, and returns the groups and the position after the match.
