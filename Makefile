@@ -60,10 +60,10 @@ test-rare: deps ## the ways into a machine that differ little from those in test
 	go test -count=1 -p 1 -timeout 30m -v -run '^TestRare' ./qemu-tests
 
 .PHONY: test-qemu-all
-test-qemu-all: deps ## real systems (LVM and XFS, Btrfs with subvolumes) through capture and install, booted; ten minutes
+test-qemu-all: deps ## real systems (LVM and XFS, Btrfs with subvolumes) through capture and install, booted, and all kinds of disks; twelve minutes
 	go run ./build netboot
 	go vet -tags slow ./qemu-tests
-	REQUIRE_TOOLS=1 go test -count=1 -tags slow -run '^TestOS' -timeout 90m -v ./qemu-tests
+	REQUIRE_TOOLS=1 go test -count=1 -tags slow -run '^Test(OS|Devices)' -timeout 90m -v ./qemu-tests
 
 .PHONY: test-all
 test-all: test test-rare test-qemu-all test-race fuzz ## make test, rare ways in, real systems, the race detector, FUZZTIME (60s) of every fuzz target

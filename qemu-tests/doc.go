@@ -3,6 +3,7 @@
 // programs. They need root, two cores and about ten minutes:
 //
 //	make test-qemu
+//	make test-qemu-all   real systems, and disks of all kinds, which takes longer
 //
 // Environment: HUCK_TIME_SCALE multiplies every deadline, HUCK_TEST_ARTIFACTS
 // is the folder for consoles, packet captures and logs of failed tests,
