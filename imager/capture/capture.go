@@ -69,7 +69,8 @@ type Config struct {
 	// is not at rest is then taken whole.
 	Force bool
 	// SkipBad puts zeros where the disk cannot be read, and lists them in the
-	// manifest. Without it the first read error ends the capture.
+	// manifest. Without it the first read error ends the capture, as does the one
+	// of a disk that is gone (disk.ErrGone) in any case.
 	SkipBad bool
 	// SkipPaging leaves out what Windows' paging files hold (pagefile.sys,
 	// swapfile.sys, hiberfil.sys); on the target they have what stood there.

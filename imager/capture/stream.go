@@ -3,6 +3,7 @@ package capture
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -160,7 +161,7 @@ func (s *stream) readRange(ctx context.Context, b *batch, first int, from, to in
 	if err == nil {
 		return nil
 	}
-	if !s.p.cfg.SkipBad {
+	if !s.p.cfg.SkipBad || errors.Is(err, disk.ErrGone) {
 		return fmt.Errorf("capture: read %s, %d bytes at %d: %w", s.p.cfg.Device.Name(), to-from, from, err)
 	}
 	for i := first; i < len(b.entries); i++ {
@@ -186,6 +187,9 @@ func (s *stream) readBlocks(ctx context.Context, b *batch, r image.Run) error {
 		err := readFull(s.p.cfg.Device, block, off)
 		if err == nil {
 			continue
+		}
+		if errors.Is(err, disk.ErrGone) { // or the rest of the disk would become zeros
+			return fmt.Errorf("capture: read %s: %w", s.p.cfg.Device.Name(), err)
 		}
 		clear(block)
 		s.p.cfg.Log.Warn("capture: unreadable block", "dev", s.p.cfg.Device.Name(), "offset", off, "err", err)

@@ -137,6 +137,10 @@ func Discarder(size int64, sectorSize int) Device { return &discarder{size, sect
 // KeepsNothing reports that dev is a Discarder.
 func KeepsNothing(dev Device) bool { _, is := dev.(*discarder); return is }
 
+// ErrGone is wrapped by errors of a block device that is no longer there, as one
+// that was pulled out, or has become shorter. Nothing else of it can be had.
+var ErrGone = errors.New("the device is gone")
+
 // errRange is about offsets and lengths outside the device.
 var errRange = errors.New("outside the device")
 

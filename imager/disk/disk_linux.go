@@ -246,7 +246,7 @@ func aligned(p []byte, off int64) bool {
 func (d *device) ReadAt(p []byte, off int64) (int, error) {
 	n, err := d.read(p, off)
 	if err != nil {
-		return n, fmt.Errorf("disk: read %s at %d: %w", d.path, off+int64(n), cause(err))
+		return n, fmt.Errorf("disk: read %s at %d: %w", d.path, off+int64(n), d.cause(err))
 	}
 	return n, nil
 }
@@ -292,7 +292,7 @@ func (d *device) WriteV(off int64, bufs ...[]byte) (int, error) {
 		n, err := d.write(b[skip:], off+int64(written))
 		written, skip = written+n, 0
 		if err != nil {
-			return written, fmt.Errorf("disk: write %s at %d: %w", d.path, off+int64(written), cause(err))
+			return written, fmt.Errorf("disk: write %s at %d: %w", d.path, off+int64(written), d.cause(err))
 		}
 	}
 	return written, nil
@@ -315,17 +315,9 @@ func (d *device) write(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// cause strips what os adds to an error, operation and path: we name them.
-func cause(err error) error {
-	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
-}
-
 func (d *device) Sync() error {
 	if err := d.f.Sync(); err != nil {
-		return fmt.Errorf("disk: sync %s: %w", d.path, cause(err))
+		return fmt.Errorf("disk: sync %s: %w", d.path, d.cause(err))
 	}
 	// A hint; where it is not taken, reads may come from memory.
 	_ = unix.Fadvise(int(d.f.Fd()), 0, 0, unix.FADV_DONTNEED)
@@ -356,20 +348,9 @@ func (d *device) Discard(off, n int64) error {
 		err = unix.Fallocate(int(d.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 	}
 	if err != nil {
-		return fmt.Errorf("disk: discard %s at %d, %d bytes: %w", d.path, off, n, discardError(err))
+		return fmt.Errorf("disk: discard %s at %d, %d bytes: %w", d.path, off, n, discardError(d.cause(err)))
 	}
 	return nil
-}
-
-// discardError makes the kernel's error of a disk that has promised to discard and
-// refuses the command when it comes (BLK_STS_TARGET, as for SCSI's "illegal
-// request") the one of those that do not: not a byte is the worse for it. Some
-// bridges between USB and SATA are like that.
-func discardError(err error) error {
-	if errors.Is(err, unix.EREMOTEIO) {
-		return fmt.Errorf("%w: the disk refuses the command: %w", errors.ErrUnsupported, err)
-	}
-	return err
 }
 
 func (d *device) Zero(off, n int64) error {

@@ -178,6 +178,29 @@ func TestStaleCache(t *testing.T) {
 	}
 }
 
+// TestGone: errors of a device that has become shorter say so, those of one that
+// has not do not.
+func TestGone(t *testing.T) {
+	dev, file := loop(t, 8<<20)
+	d := must[disk.Device](t)(disk.Open(dev, true))
+	defer d.Close() // nothing is to be kept
+	buf := disk.Buffer(4096)
+	if _, err := d.ReadAt(buf, 8<<20); !errors.Is(err, io.EOF) || errors.Is(err, disk.ErrGone) {
+		t.Errorf("read at the end: %v", err)
+	}
+	ok(t, os.Truncate(file, 4<<20))
+	run(t, "losetup", "-c", dev)
+	_, err := d.ReadAt(buf, 6<<20)
+	_, werr := d.WriteV(6<<20, buf)
+	for _, err := range []error{err, werr} {
+		if !errors.Is(err, disk.ErrGone) || !strings.Contains(err.Error(), dev+" at 6291456") {
+			t.Errorf("%v", err)
+		}
+	}
+	_, err = d.ReadAt(buf, 0)
+	ok(t, err)
+}
+
 // TestLoopInUse: a file that is mounted by way of a loop device is in use.
 func TestLoopInUse(t *testing.T) {
 	dev, file := loop(t, 8<<20)
