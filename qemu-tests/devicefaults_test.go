@@ -130,3 +130,22 @@ func (g *deviceGuest) runsFull() {
 		g.t.Errorf("%s bytes at the beginning are not zeros", head)
 	}
 }
+
+// goes takes a disk away once it is written to, and another once it is read.
+func (g *deviceGuest) goes() {
+	for _, c := range []struct {
+		disk, what string
+		column     int // of its statistics
+		said       string
+	}{
+		{"liar", "install golden --no-plan --to", 5, `(read|write|zero|sync) %s\b.*: the device is gone`},
+		{"usb", "capture --skip-bad --name gone", 1, `read %s\b.*: the device is gone`},
+	} {
+		dev := g.find(c.disk)
+		said := g.ends(1, `cd /sys/block/$(basename %s); n() { awk '{print $%d}' stat; }; sync; before=$(n); imager --json --quiet %s %s --store /store & job=$!;
+			until test $(n) -gt $before || ! kill -0 $job; do :; done; echo 1 >device/delete; wait $job`, dev, c.column, c.what, dev)
+		if !regexp.MustCompile(fmt.Sprintf(c.said, dev)).MatchString(said) {
+			g.t.Error(said)
+		}
+	}
+}

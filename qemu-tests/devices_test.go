@@ -105,6 +105,7 @@ func TestDevices(t *testing.T) {
 	t.Run("used", func(t *testing.T) { g.on(t).refusesUsed() })
 	t.Run("faults", func(t *testing.T) { g.on(t).failsSafely() })
 	t.Run("full", func(t *testing.T) { g.on(t).runsFull() })
+	t.Run("gone", func(t *testing.T) { g.on(t).goes() })
 	s.must(g.m.Type("poweroff"))
 	s.must(g.m.WaitOff(s.ctx))
 }
