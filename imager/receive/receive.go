@@ -172,8 +172,11 @@ func (r *receiver) transport(ctx context.Context, job *install.Job) error {
 	hctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g.Go(func() error {
-		defer cancel()
-		return r.follow(ctx)
+		err := r.follow(ctx)
+		if err == nil { // or HTTP's would be the first error, and say nothing but that it was cancelled
+			cancel()
+		}
+		return err
 	})
 	for range httpWorkers {
 		g.Go(func() error { return r.fetchAll(hctx) })
